@@ -1,0 +1,207 @@
+/* transform.c: the small passes over the forward graph before autodiff: freeze, fuse, head, cache. */
+#include "graph/pass.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+am_status am_pass_freeze(am_compile *c)
+{
+    am_status st = AM_OK;
+    for (int i = 0; i < c->o->num_freeze; i++) {
+        bool any = false;
+        for (size_t p = 0; p < c->g->num_params; p++)
+            if (am_glob_match(c->o->freeze[i], c->g->params[p].name)) {
+                c->g->params[p].trainable = false;
+                any = true;
+            }
+        AM_CHECK(any, AM_ERR_CONFIG, "freeze_config.patterns: \"%s\" matches no parameter; names look like %s", c->o->freeze[i],
+                 c->g->num_params ? c->g->params[0].name : "(none)");
+    }
+done:
+    return st;
+}
+
+static int uses_of(const am_graph *g, int value)
+{
+    int uses = 0;
+    for (size_t n = 0; n < g->num_nodes; n++)
+        for (int i = 0; i < g->nodes[n].num_in; i++)
+            if (g->nodes[n].in[i] >= 0 && g->values[g->nodes[n].in[i]].root == g->values[value].root) uses++;
+    return uses;
+}
+
+static am_status drop_nodes(am_graph *g, const bool *dead)
+{
+    am_status st = AM_OK;
+    int *order = NULL;
+    size_t n = 0;
+    AM_TRY(am_calloc(g->num_nodes + 1, sizeof *order, &order));
+    for (size_t i = 0; i < g->num_nodes; i++)
+        if (!dead[i]) order[n++] = (int)i;
+    AM_TRY(am_graph_reorder(g, order, n));
+done:
+    am_free(&order);
+    return st;
+}
+
+/* act followed by a product with something else, its only use: one operator. */
+am_status am_pass_fuse(am_graph *g)
+{
+    am_status st = AM_OK;
+    bool *dead = NULL;
+    AM_TRY(am_calloc(g->num_nodes + 1, sizeof *dead, &dead));
+    for (size_t n = 0; n < g->num_nodes; n++) {
+        am_node *mul = &g->nodes[n];
+        if (strcmp(mul->def->name, "mul") != 0) continue;
+        for (int side = 0; side < 2; side++) {
+            int producer = g->values[mul->in[side]].producer;
+            am_node *act = producer >= 0 ? &g->nodes[producer] : NULL;
+            if (!act || strcmp(act->def->name, "act") != 0 || uses_of(g, mul->in[side]) != 1) continue;
+            dead[producer] = true;
+            int in[2] = {act->in[0], mul->in[1 - side]};
+            mul->def = am_op_find("act_mul");
+            mul->attrs = act->attrs;
+            mul->in[0] = in[0];
+            mul->in[1] = in[1];
+            break;
+        }
+    }
+    AM_TRY(drop_nodes(g, dead));
+done:
+    am_free(&dead);
+    return st;
+}
+
+/* Find the nodes that make the logits: linear, perhaps followed by softcap. */
+static am_status find_head(am_graph *g, int *linear, int *softcap)
+{
+    am_status st = AM_OK;
+    AM_CHECK(g->logits >= 0, AM_ERR_CARD, "the card's model does not set logits");
+    int n = g->values[g->logits].producer;
+    *softcap = -1;
+    if (n >= 0 && strcmp(g->nodes[n].def->name, "softcap") == 0) {
+        *softcap = n;
+        n = g->values[g->nodes[n].in[0]].producer;
+    }
+    AM_CHECK(n >= 0 && strcmp(g->nodes[n].def->name, "linear") == 0 && (g->nodes[n].num_in < 3 || g->nodes[n].in[2] < 0), AM_ERR_CARD,
+             "logits must be a linear without bias of the last hidden state");
+    *linear = n;
+done:
+    return st;
+}
+
+/* The loss: linear and cross-entropy in one operator that never holds a T×V matrix, then the sums. */
+static am_status add_loss(am_graph *g, int h, int w, double softcap, int64_t chunk, int layer)
+{
+    am_status st = AM_OK;
+    int labels, scalars, ce[2], sums[AM_MAX_OUT] = {-1, -1, -1, -1};
+    am_attrs attrs = {.chunk = chunk, .softcap = softcap};
+    AM_TRY(am_graph_input(g, "labels", &labels));
+    AM_TRY(am_graph_scalars(g, &scalars));
+    am_graph_at(g, layer, 0, 0);
+    AM_TRY(am_graph_apply(g, "linear_ce", (int[]){h, w, labels}, 3, &attrs, ce));
+    sums[0] = scalars;
+    AM_TRY(am_graph_emit(g, "loss_sum", (int[]){ce[0], ce[1], labels, scalars}, 4, NULL, AM_ACC_NO, sums, NULL));
+done:
+    return st;
+}
+
+/* GENERATE: logits of the chosen rows only. */
+static am_status choose_rows(am_compile *c, int linear)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    int rows, picked, out[AM_MAX_OUT] = {-1, -1, -1, -1};
+    am_node head = g->nodes[linear];
+    am_value h = g->values[head.in[0]];
+    am_dim dims[2] = {am_dim_make("rows", AM_ROLE_NONE, c->o->logit_rows), h.dim[1]};
+    AM_TRY(am_graph_input(g, "rows", &rows));
+    g->values[rows].dim[0] = dims[0];
+    AM_TRY(am_graph_value(g, "last_hidden", h.dtype, 2, dims, &picked));
+    out[0] = picked;
+    am_graph_at(g, head.layer, head.line, head.column);
+    AM_TRY(am_graph_emit(g, "gather_rows", (int[]){head.in[0], rows}, 2, NULL, AM_ACC_NO, out, NULL));
+    AM_TRY(am_graph_apply(g, "linear", (int[]){picked, head.in[1]}, 2, &head.attrs, out));
+    g->logits = out[0];
+done:
+    return st;
+}
+
+am_status am_pass_head(am_compile *c)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    int linear = -1, softcap = -1;
+    bool *dead = NULL;
+    AM_TRY(find_head(g, &linear, &softcap));
+    am_node head = g->nodes[linear];
+    double cap = softcap >= 0 ? g->nodes[softcap].attrs.softcap : 0;
+    g->phase = AM_PHASE_F;
+    AM_TRY(am_calloc(g->num_nodes + 8, sizeof *dead, &dead));
+    if (c->o->kind == AM_PROGRAM_GENERATE) {
+        AM_CHECK(softcap < 0, AM_ERR_CARD, "generation with a softcap on logits is not offered");
+        dead[linear] = true;
+        AM_TRY(choose_rows(c, linear));
+        AM_TRY(drop_nodes(g, dead));
+        goto done;
+    }
+    if (c->o->kind != AM_PROGRAM_VERIFY) {
+        dead[linear] = true;
+        if (softcap >= 0) dead[softcap] = true;
+        g->params[g->values[head.in[1]].param].uses--;
+        g->logits = -1;
+    }
+    AM_TRY(add_loss(g, head.in[0], head.in[1], cap, c->o->ce_chunk, head.layer));
+    AM_TRY(drop_nodes(g, dead));
+done:
+    am_free(&dead);
+    return st;
+}
+
+/* Keys and values go to rows of a cache and are read from there: prefill and decode are one program with a bounded N. */
+static am_status cache_one(am_compile *c, int node, int k_index, int slots)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    for (int i = 1; i <= 2; i++) {
+        int v = g->nodes[node].in[i], out[AM_MAX_OUT] = {-1, -1, -1, -1};
+        am_value x = g->values[v];
+        am_dim dims[3] = {am_dim_make("cache", AM_ROLE_NONE, c->o->cache_tokens), x.dim[1], x.dim[2]};
+        AM_TRY(am_graph_value(g, i == 1 ? "k_cache" : "v_cache", x.dtype, 3, dims, &out[0]));
+        int cache = out[0];
+        g->values[cache].life = AM_LIFE_STATE;
+        am_graph_at(g, g->nodes[node].layer, 0, 0);
+        AM_TRY(am_graph_emit(g, "scatter_rows", (int[]){v, slots}, 2, NULL, AM_ACC_NO, out, NULL));
+        g->values[cache].producer = -1;
+        g->nodes[node].in[i] = cache;
+    }
+    g->nodes[node].in[4] = k_index;
+done:
+    return st;
+}
+
+am_status am_pass_cache(am_compile *c)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    size_t forward = g->num_nodes, n = 0;
+    int k_index, slots, *order = NULL;
+    AM_TRY(am_graph_input(g, "k_index", &k_index));
+    g->values[k_index].dim[0] = am_dim_make("cache", AM_ROLE_NONE, c->o->cache_tokens);
+    AM_TRY(am_graph_input(g, "slots", &slots));
+    for (size_t i = 0; i < forward; i++)
+        if (strcmp(g->nodes[i].def->name, "attention") == 0) AM_TRY(cache_one(c, (int)i, k_index, slots));
+    AM_TRY(am_calloc(g->num_nodes + 1, sizeof *order, &order));
+    size_t extra = forward;
+    for (size_t i = 0; i < forward; i++) {
+        if (strcmp(g->nodes[i].def->name, "attention") == 0) {
+            order[n++] = (int)extra++;
+            order[n++] = (int)extra++;
+        }
+        order[n++] = (int)i;
+    }
+    AM_TRY(am_graph_reorder(g, order, n));
+done:
+    am_free(&order);
+    return st;
+}
