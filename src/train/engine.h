@@ -1,0 +1,43 @@
+/* engine: what every command that runs programs needs: communicator, placement on cores, device; and programs over one model. */
+#ifndef AM_ENGINE_H
+#define AM_ENGINE_H
+
+#include "comm/comm.h"
+#include "device/device.h"
+#include "graph/model.h"
+#include "graph/program.h"
+#include "topo/topo.h"
+
+typedef struct am_engine {
+    am_comm          *comm;
+    am_topo          *topo;
+    am_topo_placement placement;
+    am_device        *device;
+    int               rank, size, threads;
+} am_engine;
+
+typedef struct am_engine_options {
+    const char *device;  /* "cpu" or "guarded"; NULL = cpu */
+    int         threads; /* 0 = the cores of this rank's share */
+    double      timeout_seconds;
+    bool        quiet;   /* no line about the placement */
+} am_engine_options;
+
+/** Joins the other ranks, takes its share of the cores, makes the device.  [collective] */
+am_status am_engine_open(const am_engine_options *o, am_engine **out) AM_WARN_UNUSED;
+/** [collective] */
+am_status am_engine_close(am_engine **e) AM_WARN_UNUSED;
+/** The command's door: a failure on any rank ends all ranks (see am_cli_finish). */
+am_comm *am_engine_current(void);
+
+/** All data parallel: shards × replicas = ranks. */
+am_mesh am_engine_mesh(const am_engine *e, bool fsdp);
+/** All ranks compiled the same: program hashes and signatures are compared; a difference names the rank.  [collective] */
+am_status am_engine_agree(const am_engine *e, am_program *const *programs, int n) AM_WARN_UNUSED;
+/** Refuses, before anything is allocated, a plan that does not fit into the node's memory; names the regions.  [collective]
+ *  @param extra_bytes host memory of this rank outside of programs (staging, prefetch ring). */
+am_status am_engine_fits(const am_engine *e, am_program *const *programs, int n, int64_t extra_bytes) AM_WARN_UNUSED;
+/** Bytes the programs take together on this rank, as am_exec_create will allocate them. */
+int64_t am_engine_plan_bytes(am_program *const *programs, int n);
+
+#endif
