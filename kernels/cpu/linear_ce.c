@@ -1,0 +1,353 @@
+/* linear_ce: the output head and its cross-entropy without an N×V matrix.  Only supervised rows (label >= 0) are worked
+ * on: they are gathered once.  The logits of all of them exist for a block of vocabulary entries at a time, so that w is
+ * read once and dw written once; a block holds as many numbers as `chunk` tokens have logits, at most 4 MB of fp32.
+ * Forward keeps a running maximum and sum a row; backward recomputes the logits of a block, turns them into dlogits in
+ * the compute dtype, and adds the block's part to dh in fp32.
+ *
+ * A rank that holds rows [offset, offset + V) of a vocabulary of `count` entries (attrs; 0 = all of it here) gives its
+ * own lse and a target of 0 where the label is elsewhere; ranks join lse by log-sum-exp and add the targets. */
+#include "simd.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+#define BLOCK_NUMBERS (1 << 20)
+#define BLOCK_COLUMNS 64 /* a block has a multiple of this */
+#define DEFAULT_CHUNK 64
+
+typedef struct ce {
+    int64_t        n, d, v, offset;
+    double         softcap;
+    am_dtype       real;
+    const void    *h, *w;
+    const int32_t *labels;
+    void          *lse, *target;      /* forward: out; backward: lse is in */
+    const void    *dlogp;
+    void          *dh, *dw;           /* NULL = not wanted */
+    bool           accumulate;
+    /* workspace */
+    int32_t *rows;                    /* the supervised ones */
+    int64_t  num_rows, columns;       /* columns of a block */
+    void    *hs;                      /* [num_rows][d] real */
+    float   *logits, *max, *sum, *dhs;
+    void    *dlogits;                 /* logits itself when real is f32 */
+    void    *gemm;
+} ce;
+
+/* ---- workspace ---------------------------------------------------------------------------------------- */
+
+/* numbers in a block of logits */
+static int64_t block_numbers(const ce *c, int64_t chunk)
+{
+    int64_t budget;
+    if (!am_mul_i64(chunk > 0 ? chunk : DEFAULT_CHUNK, c->v, &budget)) budget = BLOCK_NUMBERS;
+    budget = am_min_i64(am_min_i64(budget, BLOCK_NUMBERS), c->n * am_round_up(c->v, BLOCK_COLUMNS));
+    return am_max_i64(budget, c->n * BLOCK_COLUMNS);
+}
+
+static void carve(am_bump *b, ce *c, int64_t chunk, bool backward)
+{
+    int64_t numbers = block_numbers(c, chunk);
+    size_t gemm = am_gemm_workspace(c->n, c->v, c->d);
+    c->rows = am_bump_take(b, (size_t)c->n * 4);
+    c->hs = am_bump_take(b, (size_t)(c->n * c->d) * 4);
+    c->logits = am_bump_take(b, (size_t)numbers * 4);
+    if (backward) {
+        c->dlogits = am_bump_take(b, (size_t)numbers * 2);
+        c->dhs = am_bump_take(b, (size_t)(c->n * c->d) * 4);
+        size_t other = am_gemm_workspace(c->v, c->d, c->n);
+        if (other > gemm) gemm = other;
+        other = am_gemm_workspace(c->n, c->d, c->v);
+        if (other > gemm) gemm = other;
+        if (c->real == AM_F32) c->dlogits = c->logits;
+    } else {
+        c->max = am_bump_take(b, (size_t)c->n * 4);
+        c->sum = am_bump_take(b, (size_t)c->n * 4);
+    }
+    c->gemm = am_bump_take(b, gemm);
+}
+
+static size_t query(const am_kernel_call *call, bool backward)
+{
+    const am_tensor *h = &call->in[0], *w = &call->in[1];
+    ce c = {.d = w->dim[w->rank - 1], .v = w->dim[0], .real = AM_BF16};
+    c.n = c.d > 0 ? am_tensor_elements(h) / c.d : 0;
+    am_bump b = {0};
+    carve(&b, &c, call->attrs ? call->attrs->chunk : 0, backward);
+    return b.used;
+}
+static size_t forward_workspace(const am_kernel_call *call) { return query(call, false); }
+static size_t backward_workspace(const am_kernel_call *call) { return query(call, true); }
+
+/* ---- call → ce ------------------------------------------------------------------------------------------ */
+
+static am_status check_labels(const char *op, const ce *c, const am_attrs *a)
+{
+    am_status st = AM_OK;
+    int64_t all = a->count ? a->count : a->offset + c->v;
+    AM_CHECK(a->offset >= 0 && a->offset + c->v <= all, AM_ERR_SHAPE,
+             "kernel %s: rows %" PRId64 "-%" PRId64 " of the vocabulary are outside its %" PRId64 " entries", op, a->offset,
+             a->offset + c->v - 1, all);
+    for (int64_t t = 0; t < c->n; t++)
+        AM_CHECK(c->labels[t] < all, AM_ERR_DATA, "kernel %s: label %d of token %" PRId64 " is outside the vocabulary of %" PRId64,
+                 op, c->labels[t], t, all);
+done:
+    return st;
+}
+
+static am_status fill(const am_kernel_call *call, const char *op, am_dtype real, bool backward, ce *c)
+{
+    am_status st = AM_OK;
+    am_cpu_dims d;
+    AM_TRY(am_cpu_check(call, op, backward ? "h:r[N,D] w:r[V,D] labels:i[N] lse:w[N] dlogp:w[N] > dh:r[N,D]? dw:w[V,D]? +"
+                                           : "h:r[N,D] w:r[V,D] labels:i[N] > lse:w[N] target:w[N]", real, &d));
+    *c = (ce){.n = d.of['N'], .d = d.of['D'], .v = d.of['V'], .offset = call->attrs->offset, .softcap = call->attrs->softcap,
+              .real = real, .h = call->in[0].data, .w = call->in[1].data, .labels = call->in[2].data,
+              .accumulate = call->accumulate};
+    if (backward) {
+        c->lse = call->in[3].data;
+        c->dlogp = call->in[4].data;
+        c->dh = call->num_out > 0 ? call->out[0].data : NULL;
+        c->dw = call->num_out > 1 ? call->out[1].data : NULL;
+    } else {
+        c->lse = call->out[0].data;
+        c->target = call->out[1].data;
+    }
+    AM_TRY(check_labels(op, c, call->attrs));
+done:
+    return st;
+}
+
+/* ---- f64: the reference, one logit at a time, no workspace ------------------------------------------------ */
+
+static double logit_f64(const ce *c, int64_t t, int64_t v, double *slope)
+{
+    const double *h = (const double *)c->h + t * c->d, *w = (const double *)c->w + v * c->d;
+    double x = 0;
+    for (int64_t i = 0; i < c->d; i++) x += h[i] * w[i];
+    double y = c->softcap != 0 ? tanh(x / c->softcap) : 0;
+    *slope = 1 - y * y;
+    return c->softcap != 0 ? c->softcap * y : x;
+}
+
+static void forward_f64(const ce *c, int threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t t = 0; t < c->n; t++) {
+        double top = -INFINITY, sum = 0, target = 0, slope;
+        for (int64_t v = 0; v < c->v && c->labels[t] >= 0; v++) {
+            double x = logit_f64(c, t, v, &slope);
+            sum = x > top ? sum * exp(top - x) + 1 : sum + exp(x - top);
+            top = x > top ? x : top;
+            if (v + c->offset == c->labels[t]) target = x;
+        }
+        ((double *)c->lse)[t] = c->labels[t] >= 0 ? top + log(sum) : 0;
+        ((double *)c->target)[t] = target;
+    }
+}
+
+static double dlogit_f64(const ce *c, int64_t t, int64_t v)
+{
+    if (c->labels[t] < 0) return 0;
+    double slope, x = logit_f64(c, t, v, &slope), hit = v + c->offset == c->labels[t] ? 1 : 0;
+    return ((const double *)c->dlogp)[t] * (hit - exp(x - ((const double *)c->lse)[t])) * slope;
+}
+
+static void backward_f64(const ce *c, int threads)
+{
+    const double *h = c->h, *w = c->w;
+    double *dh = c->dh, *dw = c->dw;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static) nowait
+        for (int64_t t = 0; t < (dh ? c->n : 0); t++) {
+            memset(dh + t * c->d, 0, (size_t)c->d * 8);
+            for (int64_t v = 0; v < c->v; v++) {
+                double g = dlogit_f64(c, t, v);
+                for (int64_t i = 0; i < c->d; i++) dh[t * c->d + i] += g * w[v * c->d + i];
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t v = 0; v < (dw ? c->v : 0); v++) {
+            if (!c->accumulate) memset(dw + v * c->d, 0, (size_t)c->d * 8);
+            for (int64_t t = 0; t < c->n; t++) {
+                double g = dlogit_f64(c, t, v);
+                for (int64_t i = 0; i < c->d; i++) dw[v * c->d + i] += g * h[t * c->d + i];
+            }
+        }
+    }
+}
+
+/* ---- f32 and bf16: what both directions share; run by every thread of the team ------------------------------ */
+
+static size_t item_bytes(const ce *c) { return c->real == AM_F32 ? 4 : 2; }
+
+static void list_rows(ce *c)
+{
+    for (int64_t t = 0; t < c->n; t++)
+        if (c->labels[t] >= 0) c->rows[c->num_rows++] = (int32_t)t;
+    int64_t room = c->num_rows ? c->num_rows : 1;
+    c->columns = am_max_i64(c->columns / room / BLOCK_COLUMNS * BLOCK_COLUMNS, BLOCK_COLUMNS);
+    c->columns = am_min_i64(c->columns, am_round_up(c->v, BLOCK_COLUMNS));
+}
+
+static void gather(const ce *c, int64_t begin, int64_t end)
+{
+    size_t row = (size_t)c->d * item_bytes(c);
+    for (int64_t i = begin; i < end; i++) memcpy((char *)c->hs + (size_t)i * row, (const char *)c->h + (size_t)c->rows[i] * row, row);
+}
+
+static am_gemm_operand operand(const ce *c, const void *data, int64_t stride, bool k_contiguous)
+{
+    return (am_gemm_operand){.data = data, .dtype = c->real, .stride = stride, .k_contiguous = k_contiguous};
+}
+
+/* logits[num_rows][columns] of the entries [v, v + n) */
+static void block_logits(const ce *c, int64_t v, int64_t n, int tid, int threads)
+{
+    const char *w = (const char *)c->w + (size_t)(v * c->d) * item_bytes(c);
+    am_gemm g = {.m = c->num_rows, .n = n, .k = c->d, .a = operand(c, c->hs, c->d, true), .b = operand(c, w, c->d, true),
+                 .c = c->logits, .c_dtype = AM_F32, .ldc = c->columns};
+    am_gemm_team(&g, tid, threads, c->gemm);
+}
+
+/* ---- forward -------------------------------------------------------------------------------------------------- */
+
+static void forward_rows(const ce *c, const am_simd *s, int64_t v, int64_t n, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) {
+        float *x = c->logits + i * c->columns;
+        int64_t at = c->labels[c->rows[i]] - c->offset - v;
+        s->ce_row(x, n, (float)c->softcap, &c->max[i], &c->sum[i]);
+        if (at >= 0 && at < n) ((float *)c->target)[c->rows[i]] = x[at];
+    }
+}
+
+static void forward_team(const ce *c, const am_simd *s, int tid, int threads)
+{
+    int64_t begin, end;
+    am_cpu_part(c->num_rows, 1, threads, tid, &begin, &end);
+    gather(c, begin, end);
+    for (int64_t i = begin; i < end; i++) {
+        c->max[i] = -INFINITY;
+        c->sum[i] = 0;
+    }
+#pragma omp barrier
+    for (int64_t v = 0; v < c->v; v += c->columns) {
+        int64_t n = am_min_i64(c->columns, c->v - v);
+        block_logits(c, v, n, tid, threads);
+        forward_rows(c, s, v, n, begin, end);
+#pragma omp barrier
+    }
+    for (int64_t i = begin; i < end; i++) ((float *)c->lse)[c->rows[i]] = c->max[i] + logf(c->sum[i]);
+}
+
+/* ---- backward --------------------------------------------------------------------------------------------------- */
+
+static void backward_rows(const ce *c, const am_simd *s, int64_t v, int64_t n, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) {
+        int64_t t = c->rows[i], label = c->labels[t] - c->offset - v;
+        void *out = (char *)c->dlogits + (size_t)(i * c->columns) * item_bytes(c);
+        s->ce_grad_row(c->logits + i * c->columns, n, (float)c->softcap, ((const float *)c->lse)[t],
+                       ((const float *)c->dlogp)[t], label, out, c->real);
+    }
+}
+
+static void block_gradients(const ce *c, int64_t v, int64_t n, int tid, int threads)
+{
+    const char *w = (const char *)c->w + (size_t)(v * c->d) * item_bytes(c);
+    if (c->dw) {
+        am_gemm g = {.m = n, .n = c->d, .k = c->num_rows, .a = operand(c, c->dlogits, c->columns, false),
+                     .b = operand(c, c->hs, c->d, false), .c = (float *)c->dw + v * c->d, .c_dtype = AM_F32, .ldc = c->d,
+                     .accumulate = c->accumulate};
+        am_gemm_team(&g, tid, threads, c->gemm);
+    }
+    if (c->dh) {
+        am_gemm g = {.m = c->num_rows, .n = c->d, .k = n, .a = operand(c, c->dlogits, c->columns, true),
+                     .b = operand(c, w, c->d, false), .c = c->dhs, .c_dtype = AM_F32, .ldc = c->d, .accumulate = v > 0};
+        am_gemm_team(&g, tid, threads, c->gemm);
+    }
+}
+
+static am_status scatter(const ce *c, int64_t begin, int64_t end)
+{
+    am_status st = AM_OK;
+    size_t row = (size_t)c->d * item_bytes(c);
+    for (int64_t i = begin; i < end; i++)
+        AM_TRY(am_convert(c->dhs + i * c->d, AM_F32, (char *)c->dh + (size_t)c->rows[i] * row, c->real, c->d));
+done:
+    return st;
+}
+
+static am_status backward_team(const ce *c, const am_simd *s, int tid, int threads)
+{
+    int64_t begin, end, from, to;
+    am_cpu_part(c->num_rows, 1, threads, tid, &begin, &end);
+    gather(c, begin, end);
+    am_cpu_part(c->n, 1, threads, tid, &from, &to);
+    if (c->dh) memset((char *)c->dh + (size_t)(from * c->d) * item_bytes(c), 0, (size_t)((to - from) * c->d) * item_bytes(c));
+    am_cpu_part(c->v, 1, threads, tid, &from, &to);
+    if (c->dw && !c->accumulate && c->num_rows == 0)
+        memset((float *)c->dw + from * c->d, 0, (size_t)((to - from) * c->d) * 4);
+#pragma omp barrier
+    for (int64_t v = 0; v < c->v && c->num_rows; v += c->columns) {
+        int64_t n = am_min_i64(c->columns, c->v - v);
+        block_logits(c, v, n, tid, threads);
+        backward_rows(c, s, v, n, begin, end);
+#pragma omp barrier
+        block_gradients(c, v, n, tid, threads);
+    }
+    return c->dh ? scatter(c, begin, end) : AM_OK;
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+
+static am_status run(const am_kernel_call *call, am_dtype real, bool backward)
+{
+    am_status st = AM_OK;
+    const char *op = backward ? "linear_ce_bwd" : "linear_ce";
+    ce c;
+    AM_TRY(fill(call, op, real, backward, &c));
+    if (real == AM_F64) {
+        backward ? backward_f64(&c, call->threads) : forward_f64(&c, call->threads);
+        goto done;
+    }
+    size_t need = query(call, backward);
+    AM_CHECK(call->workspace && call->workspace_bytes >= need, AM_ERR_INTERNAL, "kernel %s: workspace of %zu bytes, needs %zu",
+             op, call->workspace_bytes, need);
+    am_bump b = {call->workspace, 0};
+    carve(&b, &c, call->attrs->chunk, backward);
+    c.columns = block_numbers(&c, call->attrs->chunk);
+    list_rows(&c);
+    if (!backward) {
+        memset(c.lse, 0, (size_t)c.n * 4);
+        memset(c.target, 0, (size_t)c.n * 4);
+        if (c.num_rows == 0) goto done;
+    }
+    const am_simd *s = am_simd_get();
+    am_status worst = AM_OK;
+#pragma omp parallel num_threads(call->threads)
+    {
+        int tid = omp_get_thread_num(), threads = omp_get_num_threads();
+        am_status mine = AM_OK;
+        if (backward)
+            mine = backward_team(&c, s, tid, threads);
+        else
+            forward_team(&c, s, tid, threads);
+        if (mine != AM_OK) {
+#pragma omp critical
+            worst = mine;
+        }
+    }
+    AM_CHECK(worst == AM_OK, worst, "kernel %s: the gradient could not be converted to %s", op, am_dtype_name(real));
+done:
+    return st;
+}
+
+static am_status run_forward(const am_kernel_call *call, am_dtype real) { return run(call, real, false); }
+static am_status run_backward(const am_kernel_call *call, am_dtype real) { return run(call, real, true); }
+
+AM_CPU_ROW(linear_ce, run_forward, forward_workspace);
+AM_CPU_ROW(linear_ce_bwd, run_backward, backward_workspace);

@@ -1,0 +1,20 @@
+/* simd_avx512_bf16: the heavy kernels for AVX-512 with bf16 products: 16 lanes, micro-tiles of 6 × 64. */
+#ifdef __x86_64__
+#include <immintrin.h>
+#include "simd.h"
+
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
+#define W 16
+#define NRV 4
+#define AM_PAIRS 1
+#include "simd_vec.inc"
+#include "simd_gemm.inc"
+#include "simd_attention.inc"
+#include "simd_ce.inc"
+
+const am_simd am_simd_avx512_bf16 = {
+    NR, true, pack, block,
+    att_scratch, att_pack, att_forward, att_delta, att_backward_kv, att_backward_q,
+    ce_row, ce_grad_row,
+};
+#endif

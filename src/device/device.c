@@ -1,0 +1,161 @@
+/* device: the functions of device.h that do not depend on the backend: choice, regions, first touch, checked
+ * copies. Backends: device_cpu.c, device_guarded.c. */
+#include "device_internal.h"
+
+#include "cpu/kernels_cpu.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static const am_device_backend *const backends[] = {&am_device_cpu, &am_device_guarded};
+#define BACKENDS (sizeof backends / sizeof *backends)
+
+am_status am_device_create(const char *name, int threads, am_device **out)
+{
+    am_status st = AM_OK;
+    am_device *d = NULL;
+    const am_device_backend *backend = NULL;
+    for (size_t i = 0; i < BACKENDS; i++)
+        if (strcmp(name, backends[i]->name) == 0) backend = backends[i];
+    AM_CHECK(backend, AM_ERR_ENVIRONMENT,
+             "there is no device \"%s\" in this program; it has cpu (and guarded, for tests)", name);
+    AM_CHECK(threads >= 1, AM_ERR_CONFIG, "device %s: %d threads asked for, at least 1 is needed", name,
+             threads);
+    AM_TRY(am_kernels_cpu_isa_check());
+    AM_TRY(am_calloc(1, sizeof *d, &d));
+    d->backend = backend;
+    d->threads = threads;
+    *out = d;
+    d = NULL;
+done:
+    am_free(&d);
+    return st;
+}
+
+void am_device_free(am_device **d)
+{
+    am_free(d);
+}
+
+const char *am_device_name(const am_device *d)
+{
+    return d->backend->name;
+}
+int am_device_threads(const am_device *d)
+{
+    return d->threads;
+}
+size_t am_device_bytes_allocated(const am_device *d)
+{
+    return d->bytes;
+}
+const am_kernel *am_device_kernel(const am_device *d, const char *name)
+{
+    return am_kernels_cpu_find(name);
+}
+
+void *am_device_map_aligned(size_t mapped, int protection, int fd)
+{
+    const int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    if (mapped < AM_DEVICE_LARGE) {
+        void *p = mmap(NULL, mapped, protection, flags, fd, 0);
+        return p == MAP_FAILED ? NULL : p;
+    }
+    /* reserve a huge page more than needed, map over its aligned part, give the ends back */
+    size_t reserved;
+    if (!am_add_size(mapped, AM_DEVICE_HUGE_PAGE, &reserved)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    char *base = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return NULL;
+    size_t before = (AM_DEVICE_HUGE_PAGE - (uintptr_t)base % AM_DEVICE_HUGE_PAGE) % AM_DEVICE_HUGE_PAGE;
+    char *p = mmap(base + before, mapped, protection, flags | MAP_FIXED, fd, 0);
+    if (p == MAP_FAILED) {
+        int keep = errno;
+        munmap(base, reserved);
+        errno = keep;
+        return NULL;
+    }
+    if (before) munmap(base, before);
+    if (AM_DEVICE_HUGE_PAGE - before) munmap(p + mapped, AM_DEVICE_HUGE_PAGE - before);
+    /* advice only: a kernel without transparent huge pages refuses it and gives small ones */
+    if (protection != PROT_NONE) (void)madvise(p, mapped, MADV_HUGEPAGE);
+    return p;
+}
+
+/* Size of the mapping behind a region; false when it does not fit a size_t. */
+static bool mapped_size(size_t bytes, size_t *out)
+{
+    size_t page = bytes >= AM_DEVICE_LARGE ? AM_DEVICE_HUGE_PAGE : 4096;
+    if (!am_add_size(bytes ? bytes : 1, page - 1, out)) return false;
+    *out -= *out % page;
+    return true;
+}
+
+/* Every compute thread writes its part first, so that its pages lie on its NUMA node. */
+static void first_touch(const am_device *d, char *base, size_t bytes)
+{
+#pragma omp parallel num_threads(d->threads)
+    {
+        int64_t begin, end;
+        am_cpu_part((int64_t)bytes, 4096, omp_get_num_threads(), omp_get_thread_num(), &begin, &end);
+        memset(base + begin, 0, (size_t)(end - begin));
+    }
+}
+
+am_status am_device_alloc(am_device *d, size_t bytes, const char *what, am_region *out)
+{
+    am_status st = AM_OK;
+    size_t mapped;
+    am_region r = {.bytes = bytes};
+    int error = mapped_size(bytes, &mapped) ? d->backend->map(mapped, &r) : ENOMEM;
+    AM_CHECK(!error, AM_ERR_MEMORY, "device %s: no memory for %s: %zu bytes (%.2f GiB): %s", d->backend->name,
+             what, bytes, (double)bytes / (1 << 30), strerror(error));
+    first_touch(d, r.device, bytes);
+    d->bytes += bytes;
+    *out = r;
+done:
+    return st;
+}
+
+void am_device_release(am_device *d, am_region *r)
+{
+    size_t mapped;
+    if (!r->device || !mapped_size(r->bytes, &mapped)) return;
+    d->backend->unmap(mapped, r);
+    d->bytes -= r->bytes;
+    *r = (am_region){0};
+}
+
+static am_status check_range(const am_device *d, const am_region *r, size_t offset, size_t bytes,
+                             const char *verb)
+{
+    am_status st = AM_OK;
+    size_t end;
+    AM_CHECK(am_add_size(offset, bytes, &end) && end <= r->bytes, AM_ERR_INTERNAL,
+             "device %s: %s of %zu bytes at offset %zu leaves a region of %zu bytes", d->backend->name, verb,
+             bytes, offset, r->bytes);
+done:
+    return st;
+}
+
+am_status am_device_write(am_device *d, const am_region *r, size_t offset, const void *src, size_t bytes)
+{
+    am_status st = AM_OK;
+    AM_TRY(check_range(d, r, offset, bytes, "write"));
+    if (bytes) memcpy(r->device + offset, src, bytes);
+done:
+    return st;
+}
+
+am_status am_device_read(am_device *d, const am_region *r, size_t offset, void *dst, size_t bytes)
+{
+    am_status st = AM_OK;
+    AM_TRY(check_range(d, r, offset, bytes, "read"));
+    if (bytes) memcpy(dst, r->device + offset, bytes);
+done:
+    return st;
+}

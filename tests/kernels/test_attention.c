@@ -1,0 +1,424 @@
+/* test_attention: forward and backward against PyTorch (heavy_reference.h) and against a naive definition with the whole
+ * score matrix; gradients by finite differences in f64; the properties that context parallelism, tensor parallelism and
+ * packing rest on (keys in parts, heads in parts, shuffled tokens); threads; refusals.
+ *
+ * Tolerances, all values being at most 1: f64 1e-10 (1e-12 for PyTorch's short rows); f32 2e-5: about 20 roundings of
+ * 2^-24 on scores up to 100, as relative errors of probabilities; bf16: probabilities and score gradients enter products
+ * as bf16 (2^-9 each) and results are rounded to bf16 (2^-9): 1e-2 forward; gradients are sums of up to n such terms with
+ * cancellation, measured against their size: 4e-2. */
+#include "heavy_reference.h"
+#include "heavy_test.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const double forward_tol[3] = {1e-10, 2e-5, 1e-2}, backward_tol[3] = {1e-10, 5e-5, 4e-2};
+
+/* ---- a problem and its naive solution --------------------------------------------------------------------- */
+
+typedef struct problem {
+    int64_t  nq, nk, heads, kv, d, dv;
+    am_attrs attrs;
+    int32_t *q_idx, *k_idx, *doc;
+    double  *q, *k, *v, *g;                 /* g: do */
+    double  *o, *lse, *dq, *dk, *dvv;       /* naive */
+} problem;
+
+static void *room(int64_t n, size_t size)
+{
+    void *p = calloc((size_t)n + 1, size);
+    assert_non_null(p);
+    return p;
+}
+
+static int64_t kv_head(const problem *p, int64_t h) { return (p->attrs.head_begin + h) / p->attrs.group - p->attrs.kv_begin; }
+
+static bool visible(const problem *p, int64_t i, int64_t j)
+{
+    int64_t at = p->k_idx[j], first = p->doc[i];
+    if (p->attrs.window > 0 && p->q_idx[i] - p->attrs.window + 1 > first) first = p->q_idx[i] - p->attrs.window + 1;
+    return first <= at && at <= p->q_idx[i];
+}
+
+/* one row of the score matrix and its softmax; y/c of the softcap in `bend` */
+static double naive_row(const problem *p, int64_t i, int64_t h, double *prob, double *bend)
+{
+    double sum = 0, cap = p->attrs.softcap;
+    for (int64_t j = 0; j < p->nk; j++) {
+        double s = 0;
+        for (int64_t e = 0; e < p->d; e++)
+            s += p->q[(i * p->heads + h) * p->d + e] * p->k[(j * p->kv + kv_head(p, h)) * p->d + e];
+        s *= p->attrs.scale != 0 ? p->attrs.scale : 1 / sqrt((double)p->d);
+        bend[j] = cap != 0 ? tanh(s / cap) : 0;
+        prob[j] = visible(p, i, j) ? exp(cap != 0 ? cap * bend[j] : s) : 0; /* scores are small here */
+        sum += prob[j];
+    }
+    for (int64_t j = 0; j < p->nk; j++) prob[j] = sum > 0 ? prob[j] / sum : 0;
+    return sum > 0 ? log(sum) : -INFINITY;
+}
+
+static void naive_pair(problem *p, int64_t i, int64_t h, double *prob, double *bend)
+{
+    int64_t at = i * p->heads + h;
+    double scale = p->attrs.scale != 0 ? p->attrs.scale : 1 / sqrt((double)p->d), mean = 0, *dprob = room(p->nk, 8);
+    p->lse[at] = naive_row(p, i, h, prob, bend);
+    for (int64_t j = 0; j < p->nk; j++)
+        for (int64_t e = 0; e < p->dv; e++) {
+            double v = p->v[(j * p->kv + kv_head(p, h)) * p->dv + e];
+            p->o[at * p->dv + e] += prob[j] * v;
+            dprob[j] += p->g[at * p->dv + e] * v;
+            p->dvv[(j * p->kv + kv_head(p, h)) * p->dv + e] += prob[j] * p->g[at * p->dv + e];
+        }
+    for (int64_t j = 0; j < p->nk; j++) mean += prob[j] * dprob[j];
+    for (int64_t j = 0; j < p->nk; j++) {
+        double ds = prob[j] * (dprob[j] - mean) * scale * (1 - bend[j] * bend[j]);
+        for (int64_t e = 0; e < p->d; e++) {
+            p->dq[at * p->d + e] += ds * p->k[(j * p->kv + kv_head(p, h)) * p->d + e];
+            p->dk[(j * p->kv + kv_head(p, h)) * p->d + e] += ds * p->q[at * p->d + e];
+        }
+    }
+    free(dprob);
+}
+
+/* documents: a new one starts at every multiple of `doc` (0: one document); indices 0…n−1, queries at the end of them */
+static problem make(int64_t nq, int64_t nk, int64_t heads, int64_t kv, int64_t d, int64_t dv, int64_t window, int64_t doc)
+{
+    problem p = {.nq = nq, .nk = nk, .heads = heads, .kv = kv, .d = d, .dv = dv,
+                 .attrs = {.window = window, .group = heads / kv}};
+    p.q_idx = room(nq, 4);
+    p.k_idx = room(nk, 4);
+    p.doc = room(nq, 4);
+    for (int64_t j = 0; j < nk; j++) p.k_idx[j] = (int32_t)j;
+    for (int64_t i = 0; i < nq; i++) {
+        p.q_idx[i] = (int32_t)(i + nk - nq);
+        p.doc[i] = doc ? (int32_t)(p.q_idx[i] / doc * doc) : 0;
+    }
+    p.q = ht_random(1, nq * heads * d);
+    p.k = ht_random(2, nk * kv * d);
+    p.v = ht_random(3, nk * kv * dv);
+    p.g = ht_random(4, nq * heads * dv);
+    return p;
+}
+
+static void solve(problem *p)
+{
+    double *prob = room(p->nk, 8), *bend = room(p->nk, 8);
+    p->o = room(p->nq * p->heads * p->dv, 8);
+    p->lse = room(p->nq * p->heads, 8);
+    p->dq = room(p->nq * p->heads * p->d, 8);
+    p->dk = room(p->nk * p->kv * p->d, 8);
+    p->dvv = room(p->nk * p->kv * p->dv, 8);
+    for (int64_t at = 0; at < p->nq * p->heads; at++) naive_pair(p, at / p->heads, at % p->heads, prob, bend);
+    free(prob);
+    free(bend);
+}
+
+static void release(problem *p)
+{
+    void *all[] = {p->q_idx, p->k_idx, p->doc, p->q, p->k, p->v, p->g, p->o, p->lse, p->dq, p->dk, p->dvv};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+static kt_case forward_case(const problem *p)
+{
+    return (kt_case){.op = "attention", .attrs = p->attrs, .num_in = 6, .num_out = 2,
+                     .in = {{p->q, 'r', 3, {p->nq, p->heads, p->d}}, {p->k, 'r', 3, {p->nk, p->kv, p->d}},
+                            {p->v, 'r', 3, {p->nk, p->kv, p->dv}}, {p->q_idx, 'i', 1, {p->nq}}, {p->k_idx, 'i', 1, {p->nk}},
+                            {p->doc, 'i', 1, {p->nq}}},
+                     .out = {{NULL, 'r', 3, {p->nq, p->heads, p->dv}}, {NULL, 'w', 2, {p->nq, p->heads}}}};
+}
+
+static kt_case backward_case(const problem *p)
+{
+    return (kt_case){.op = "attention_bwd", .attrs = p->attrs, .num_in = 9, .num_out = 3,
+                     .in = {{p->g, 'r', 3, {p->nq, p->heads, p->dv}}, {p->q, 'r', 3, {p->nq, p->heads, p->d}},
+                            {p->k, 'r', 3, {p->nk, p->kv, p->d}}, {p->v, 'r', 3, {p->nk, p->kv, p->dv}},
+                            {p->o, 'r', 3, {p->nq, p->heads, p->dv}}, {p->lse, 'w', 2, {p->nq, p->heads}},
+                            {p->q_idx, 'i', 1, {p->nq}}, {p->k_idx, 'i', 1, {p->nk}}, {p->doc, 'i', 1, {p->nq}}},
+                     .out = {{NULL, 'r', 3, {p->nq, p->heads, p->d}}, {NULL, 'r', 3, {p->nk, p->kv, p->d}},
+                             {NULL, 'r', 3, {p->nk, p->kv, p->dv}}}};
+}
+
+/* ---- against the naive definition ----------------------------------------------------------------------------- */
+
+static void compare_here(void *context)
+{
+    problem *p = context;
+    kt_case f = forward_case(p), b = backward_case(p);
+    int64_t no = p->nq * p->heads * p->dv, nl = p->nq * p->heads, ndq = nl * p->d, ndk = p->nk * p->kv * p->d;
+    for (int type = 0; type < 3; type++) {
+        double *got = ht_run(&f, ht_reals[type], 2, false);
+        ht_near("attention o", ht_reals[type], got, p->o, no, forward_tol[type]);
+        ht_near("attention lse", ht_reals[type], got + no, p->lse, nl, forward_tol[type ? 1 : 0]);
+        free(got);
+        got = ht_run(&b, ht_reals[type], 2, false);
+        ht_near("attention dq", ht_reals[type], got, p->dq, ndq, backward_tol[type]);
+        ht_near("attention dk", ht_reals[type], got + ndq, p->dk, ndk, backward_tol[type]);
+        ht_near("attention dv", ht_reals[type], got + ndq + ndk, p->dvv, p->nk * p->kv * p->dv, backward_tol[type]);
+        free(got);
+    }
+}
+
+static void compare(problem p)
+{
+    solve(&p);
+    ht_each_isa(compare_here, &p);
+    release(&p);
+}
+
+static void test_attention__matches_definition(void **state)
+{
+    compare(make(130, 130, 2, 1, 64, 64, 0, 0));  /* several tiles both ways */
+    compare(make(100, 200, 3, 3, 7, 5, 0, 0));    /* odd widths, more keys than queries */
+    compare(make(1, 150, 4, 2, 16, 16, 0, 0));    /* one query, as in generation */
+    compare(make(65, 65, 1, 1, 80, 24, 0, 0));
+    compare(make(49, 70, 2, 1, 256, 130, 0, 0));
+    compare(make(5, 3, 2, 2, 1, 1, 0, 0));        /* queries before the first key see nothing */
+}
+
+static void test_attention__window_and_documents(void **state)
+{
+    compare(make(150, 150, 2, 1, 16, 16, 20, 0));
+    compare(make(150, 150, 2, 1, 16, 16, 1, 0));  /* itself alone */
+    compare(make(150, 150, 2, 1, 16, 16, 0, 37));
+    compare(make(200, 200, 2, 1, 16, 16, 70, 101));
+}
+
+static void test_attention__softcap_and_scale(void **state)
+{
+    problem p = make(70, 70, 2, 1, 32, 32, 0, 0);
+    p.attrs.softcap = 1.5;
+    p.attrs.scale = 0.5;
+    compare(p);
+}
+
+/* a query whose document starts behind it sees no key: o = 0, lse = -inf, no gradient */
+static void test_attention__rows_that_see_nothing(void **state)
+{
+    problem p = make(60, 60, 2, 1, 16, 16, 0, 0);
+    for (int i = 10; i < 55; i++) p.doc[i] = 1000;
+    compare(p);
+    p = make(60, 70, 2, 1, 16, 16, 0, 0);
+    for (int j = 0; j < 70; j++) p.k_idx[j] += 10000; /* all keys ahead */
+    compare(p);
+}
+
+/* ---- against PyTorch ----------------------------------------------------------------------------------------------- */
+
+static void torch_here(void *context)
+{
+    problem p = make(7, 7, 9, 3, 4, 3, 4, 3);
+    p.doc[6] = 3; /* documents start at 0 and 3 */
+    double **arrays[] = {&p.q, &p.k, &p.v, &p.g};
+    const int64_t sizes[] = {7 * 36, 7 * 12, 7 * 9, 7 * 27};
+    for (int i = 0; i < 4; i++) {
+        free(*arrays[i]);
+        *arrays[i] = ht_pattern(i + 1, sizes[i]);
+    }
+    p.attrs.scale = 0.75;
+    p.o = room(189, 8);
+    p.lse = room(63, 8);
+    memcpy(p.o, torch_att_o, sizeof torch_att_o);
+    memcpy(p.lse, torch_att_lse, sizeof torch_att_lse);
+    kt_case f = forward_case(&p), b = backward_case(&p);
+    static const double tol[3] = {1e-12, 2e-6, 1e-2};
+    for (int type = 0; type < 3; type++) {
+        double *got = ht_run(&f, ht_reals[type], 2, false);
+        ht_near("o", ht_reals[type], got, torch_att_o, 189, tol[type]);
+        ht_near("lse", ht_reals[type], got + 189, torch_att_lse, 63, tol[type ? 1 : 0]);
+        free(got);
+        got = ht_run(&b, ht_reals[type], 2, false);
+        ht_near("dq", ht_reals[type], got, torch_att_dq, 252, tol[type]);
+        ht_near("dk", ht_reals[type], got + 252, torch_att_dk, 84, tol[type]);
+        ht_near("dv", ht_reals[type], got + 336, torch_att_dv, 63, tol[type]);
+        free(got);
+    }
+    release(&p);
+}
+static void test_attention__matches_torch(void **state) { ht_each_isa(torch_here, NULL); }
+
+/* ---- properties ------------------------------------------------------------------------------------------------------ */
+
+/* columns [begin, begin+n) of heads of a [rows][heads][d] array */
+static double *head_slice(const double *x, int64_t rows, int64_t heads, int64_t d, int64_t begin, int64_t n)
+{
+    double *out = room(rows * n * d, 8);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(out + r * n * d, x + (r * heads + begin) * d, (size_t)(n * d) * 8);
+    return out;
+}
+
+/* 9 heads over 3 kv heads, cut as 0–3 and 4–8: kv head 1 is needed by both; its gradients add up */
+static void heads_here(void *context)
+{
+    problem p = make(70, 70, 9, 3, 16, 16, 0, 25);
+    solve(&p);
+    double *dk = room(70 * 3 * 16, 8), *dv = room(70 * 3 * 16, 8);
+    static const int64_t begin[] = {0, 4}, count[] = {4, 5}, kv[] = {0, 1};
+    for (int part = 0; part < 2; part++) {
+        problem c = p;
+        int64_t h0 = begin[part], n = count[part];
+        c.heads = n;
+        c.kv = 2;
+        c.attrs.head_begin = h0;
+        c.attrs.kv_begin = kv[part];
+        c.q = head_slice(p.q, 70, 9, 16, h0, n);
+        c.g = head_slice(p.g, 70, 9, 16, h0, n);
+        c.o = head_slice(p.o, 70, 9, 16, h0, n);
+        c.dq = head_slice(p.dq, 70, 9, 16, h0, n);
+        c.lse = head_slice(p.lse, 70, 9, 1, h0, n);
+        c.k = head_slice(p.k, 70, 3, 16, kv[part], 2);
+        c.v = head_slice(p.v, 70, 3, 16, kv[part], 2);
+        kt_case f = forward_case(&c), b = backward_case(&c);
+        double *got = ht_run(&f, AM_F32, 2, false);
+        ht_near("o of some heads", AM_F32, got, c.o, 70 * n * 16, forward_tol[1]);
+        free(got);
+        got = ht_run(&b, AM_F32, 2, false);
+        ht_near("dq of some heads", AM_F32, got, c.dq, 70 * n * 16, backward_tol[1]);
+        for (int64_t at = 0; at < 70 * 2 * 16; at++) {
+            int64_t whole = at / 32 * 48 + kv[part] * 16 + at % 32;
+            dk[whole] += got[70 * n * 16 + at];
+            dv[whole] += got[70 * n * 16 + 70 * 32 + at];
+        }
+        free(got);
+        double *own[] = {c.q, c.g, c.o, c.dq, c.lse, c.k, c.v};
+        for (int i = 0; i < 7; i++) free(own[i]);
+    }
+    ht_near("dk of both parts", AM_F32, dk, p.dk, 70 * 48, 2 * backward_tol[1]);
+    ht_near("dv of both parts", AM_F32, dv, p.dvv, 70 * 48, 2 * backward_tol[1]);
+    free(dk);
+    free(dv);
+    release(&p);
+}
+static void test_attention__heads_in_two_parts_are_the_whole(void **state) { ht_each_isa(heads_here, NULL); }
+
+/* two calls over halves of the keys, joined by lse, are one call; backward over halves with the joined o and lse adds up */
+static void parts_here(void *context)
+{
+    problem p = make(90, 120, 2, 1, 16, 8, 0, 40);
+    solve(&p);
+    int64_t no = 90 * 2 * 8, nl = 180, ndq = 90 * 2 * 16;
+    double *o = room(no, 8), *lse = room(nl, 8), *dq = room(ndq, 8), *parts[2];
+    for (int part = 0; part < 2; part++) {
+        problem c = p;
+        int64_t first = part ? 50 : 0;
+        c.nk = part ? 70 : 50;
+        c.k = p.k + first * 16;
+        c.v = p.v + first * 8;
+        c.k_idx = p.k_idx + first;
+        kt_case f = forward_case(&c), b = backward_case(&c);
+        parts[part] = ht_run(&f, AM_F32, 2, false);
+        double *got = ht_run(&b, AM_F32, 2, false);
+        for (int64_t i = 0; i < ndq; i++) dq[i] += got[i];
+        ht_near("dk of a part", AM_F32, got + ndq, p.dk + first * 16, c.nk * 16, backward_tol[1]);
+        ht_near("dv of a part", AM_F32, got + ndq + c.nk * 16, p.dvv + first * 8, c.nk * 8, backward_tol[1]);
+        free(got);
+    }
+    for (int64_t i = 0; i < nl; i++) {
+        double a = parts[0][no + i], b = parts[1][no + i], top = fmax(a, b);
+        lse[i] = top + log(exp(a - top) + exp(b - top));
+        for (int e = 0; e < 8; e++)
+            o[i * 8 + e] = exp(a - lse[i]) * parts[0][i * 8 + e] + exp(b - lse[i]) * parts[1][i * 8 + e];
+    }
+    ht_near("o joined", AM_F32, o, p.o, no, forward_tol[1]);
+    ht_near("lse joined", AM_F32, lse, p.lse, nl, forward_tol[1]);
+    ht_near("dq joined", AM_F32, dq, p.dq, ndq, 2 * backward_tol[1]);
+    void *own[] = {o, lse, dq, parts[0], parts[1]};
+    for (int i = 0; i < 5; i++) free(own[i]);
+    release(&p);
+}
+static void test_attention__keys_in_two_parts_join_by_lse(void **state) { ht_each_isa(parts_here, NULL); }
+
+/* tokens in any order, with their indices: the same results in that order */
+static void test_attention__shuffled_tokens_with_their_indices(void **state)
+{
+    problem p = make(130, 130, 2, 1, 16, 16, 45, 60);
+    for (int64_t i = 0; i < 130; i++) {
+        p.q_idx[i] = (int32_t)(i * 77 % 130);
+        p.doc[i] = p.q_idx[i] / 60 * 60;
+        p.k_idx[i] = (int32_t)(i * 57 % 130);
+    }
+    compare(p);
+}
+
+static void test_attention__threads_change_no_bit(void **state)
+{
+    problem p = make(150, 170, 6, 2, 24, 16, 60, 70);
+    solve(&p);
+    kt_case f = forward_case(&p), b = backward_case(&p);
+    ht_bitwise(&f);
+    ht_bitwise(&b);
+    release(&p);
+}
+
+/* ---- finite differences in f64 -------------------------------------------------------------------------------------- */
+
+static double weighted_output(const problem *p)
+{
+    kt_case f = forward_case(p);
+    double *got = ht_run(&f, AM_F64, 1, false), sum = 0;
+    for (int64_t i = 0; i < p->nq * p->heads * p->dv; i++) sum += got[i] * p->g[i];
+    free(got);
+    return sum;
+}
+
+static void check_gradient(problem *p, const char *name, double *x, const double *grad, int64_t n)
+{
+    const double h = 1e-5; /* error h²·f''' ~ 1e-10 and 1e-16/h ~ 1e-11 */
+    for (int64_t i = 0; i < n; i += 3) {
+        double keep = x[i];
+        x[i] = keep + h;
+        double up = weighted_output(p);
+        x[i] = keep - h;
+        double slope = (up - weighted_output(p)) / (2 * h);
+        x[i] = keep;
+        ht_near(name, AM_F64, &grad[i], &slope, 1, 1e-8);
+    }
+}
+
+static void test_attention_bwd__finite_differences(void **state)
+{
+    problem p = make(9, 11, 4, 2, 5, 3, 6, 4);
+    p.attrs.softcap = 2.0;
+    solve(&p);
+    kt_case b = backward_case(&p);
+    double *got = ht_run(&b, AM_F64, 2, false);
+    check_gradient(&p, "dq", p.q, got, 9 * 4 * 5);
+    check_gradient(&p, "dk", p.k, got + 180, 11 * 2 * 5);
+    check_gradient(&p, "dv", p.v, got + 180 + 110, 11 * 2 * 3);
+    free(got);
+    release(&p);
+}
+
+static void test_attention__refuses_heads_without_their_kv_head(void **state)
+{
+    problem p = make(4, 4, 4, 2, 4, 4, 0, 0);
+    p.attrs.head_begin = 4; /* needs kv heads 2 and 3 */
+    kt_case f = forward_case(&p);
+    assert_int_equal(kt_call(&f, AM_F32, 1, false, NULL, NULL), AM_ERR_SHAPE);
+    assert_non_null(strstr(am_error_message(), "kv heads 2-3"));
+    release(&p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention__matches_torch),
+        cmocka_unit_test(test_attention__matches_definition),
+        cmocka_unit_test(test_attention__window_and_documents),
+        cmocka_unit_test(test_attention__softcap_and_scale),
+        cmocka_unit_test(test_attention__rows_that_see_nothing),
+        cmocka_unit_test(test_attention__heads_in_two_parts_are_the_whole),
+        cmocka_unit_test(test_attention__keys_in_two_parts_join_by_lse),
+        cmocka_unit_test(test_attention__shuffled_tokens_with_their_indices),
+        cmocka_unit_test(test_attention__threads_change_no_bit),
+        cmocka_unit_test(test_attention_bwd__finite_differences),
+        cmocka_unit_test(test_attention__refuses_heads_without_their_kv_head),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
