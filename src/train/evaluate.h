@@ -1,0 +1,21 @@
+/* evaluate: loss over a data set with the EVAL program, rows dealt to the ranks. */
+#ifndef AM_EVALUATE_H
+#define AM_EVALUATE_H
+
+#include "data/data.h"
+#include "train/engine.h"
+
+typedef struct am_evaluator am_evaluator; /* host buffers for micro-batches, made once */
+am_status am_evaluator_create(int64_t rows, int64_t seq_len, am_evaluator **out) AM_WARN_UNUSED;
+void      am_evaluator_free(am_evaluator **v);
+
+typedef struct am_evaluation { double loss; int64_t targets, rows; } am_evaluation; /* loss: per supervised token */
+
+/** Run program `program` (kind EVAL) over one epoch of `data`.  Changes no slot.  [collective] */
+am_status am_evaluate(am_evaluator *v, const am_engine *e, am_exec *x, int program, am_dataset *data, am_evaluation *out) AM_WARN_UNUSED;
+
+/** Write one micro-batch into a frame: labels, positions and document starts as the data set gives them (doc_start relative to its row). */
+am_status am_feed_rows(am_exec *x, int program, int frame, int64_t rows, int64_t seq_len, const int32_t *ids, const int32_t *labels, const int32_t *pos,
+                       const int32_t *doc_start, int32_t *scratch) AM_WARN_UNUSED; /* scratch [2·rows·seq_len] */
+
+#endif

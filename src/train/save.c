@@ -1,0 +1,190 @@
+/* save.c: what a run leaves on disk: config.yaml, run.json, program.txt, checkpoints, and a Hugging Face directory at its end. */
+#include "train/init_weights.h"
+#include "train/train_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static am_status write_text(const am_run *r, const char *name, const am_str *text)
+{
+    am_status st = AM_OK;
+    char *path = NULL;
+    AM_TRY(am_path_join(r->s.run_dir, name, &path));
+    AM_TRY(am_file_write_atomic(path, text->s ? text->s : "", text->len));
+done:
+    am_free(&path);
+    return st;
+}
+
+static json_t *describe_regions(const am_run *r)
+{
+    json_t *o = json_object();
+    for (int k = 0; k < AM_REGION_COUNT; k++)
+        json_object_set_new(o, am_region_name((am_region_id)k), json_integer((json_int_t)r->program[AM_TRAIN]->region_bytes[k]));
+    return o;
+}
+
+static am_status write_run_json(const am_run *r)
+{
+    am_status st = AM_OK;
+    char *path = NULL, hash[20];
+    const am_program *p = r->program[AM_TRAIN];
+    snprintf(hash, sizeof hash, "%016" PRIx64, p->hash);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:{s:I, s:o, s:I, s:I, s:I, s:s}}", "version", AM_VERSION, "model", r->model->hf->dir, "card",
+                          am_card_path(r->model->card), "device", am_device_name(r->engine->device), "ranks", r->engine->size, "threads", r->engine->threads, "isa",
+                          am_isa_name(am_kernels_cpu_isa()), "comm", am_comm_backend(r->engine->comm), "placement", r->engine->placement.line ? r->engine->placement.line : "",
+                          "plan", "bytes", (json_int_t)am_engine_plan_bytes(r->program, r->num_programs), "regions", describe_regions(r), "flops_per_step",
+                          (json_int_t)p->flops, "messages_per_step", (json_int_t)p->messages, "bytes_sent_per_step", (json_int_t)p->message_bytes, "hash", hash);
+    AM_CHECK(o, AM_ERR_INTERNAL, "run.json cannot be made");
+    AM_TRY(am_path_join(r->s.run_dir, "run.json", &path));
+    AM_TRY(am_json_save(path, o));
+done:
+    json_decref(o);
+    am_free(&path);
+    return st;
+}
+
+am_status am_run_write_files(am_run *r)
+{
+    am_status st = AM_OK;
+    am_str text = {0};
+    AM_TRY(write_text(r, "config.yaml", &r->recipe));
+    AM_TRY(write_run_json(r));
+    AM_TRY(am_program_print(r->program[AM_TRAIN], &text));
+    AM_TRY(write_text(r, "program.txt", &text));
+    for (size_t i = 0; am_config_ignored(r->cfg, i); i++) am_log(AM_LOG_INFO, "config", "accepted, no effect: %s", am_config_ignored(r->cfg, i));
+done:
+    am_str_release(&text);
+    return st;
+}
+
+/* ---- checkpoints ------------------------------------------------------------------------------------------------ */
+
+static am_status open_ckpt(am_run *r)
+{
+    am_status st = AM_OK;
+    const char *delay = getenv("AM_CKPT_DELAY_S");
+    am_ckpt_options o = {.dir = r->s.ckpt_dir, .keep = r->s.ckpt_keep, .async = r->s.ckpt_async};
+    if (delay && r->engine->rank == 1) (void)am_parse_f64(delay, &o.test_write_delay);
+    if (!r->s.ckpt_enabled) goto done;
+    AM_TRY(am_ckpt_create(&o, r->exec, r->program[AM_TRAIN], r->engine->comm, &r->ckpt));
+    AM_TRY(am_ckpt_check_space(r->ckpt, r->s.ckpt_keep ? r->s.ckpt_keep + 1 : 2, r->s.export_final ? r->model->hf->total_bytes : 0));
+done:
+    return st;
+}
+
+static am_ckpt_state state_of(const am_run *r)
+{
+    return (am_ckpt_state){.step = r->step, .samples = r->step * r->s.global_rows, .tokens = r->tokens, .seed = r->s.seed,
+                           .data_hash = am_dataset_get_counts(r->data)->table_hash, .recipe = r->recipe.s, .model_dir = r->model->hf->dir,
+                           .family = am_card_family(r->model->card, 0)};
+}
+
+am_status am_run_save(am_run *r)
+{
+    am_status st = AM_OK;
+    am_ckpt_state state = state_of(r);
+    if (!r->ckpt || r->saved_at == r->step) goto done;
+    AM_TRY(am_ckpt_save(r->ckpt, &state));
+    r->saved_at = r->step;
+    if (r->s.export_every) AM_TRY(am_run_export(r));
+done:
+    return st;
+}
+
+/* A checkpoint of other data or another batch size cannot be gone on from bit by bit: say so instead. */
+static am_status check_state(const am_run *r, const am_ckpt_state *s, const char *where)
+{
+    am_status st = AM_OK;
+    const am_dataset_counts *c = am_dataset_get_counts(r->data);
+    AM_CHECK(s->data_hash == c->table_hash, AM_ERR_CHECKPOINT, "%s was trained on other data, another packing or another row length (table %016" PRIx64 ", not %016" PRIx64
+             "); restore the data, or start in a new run.dir", where, s->data_hash, c->table_hash);
+    AM_CHECK(s->seed == r->s.seed, AM_ERR_CHECKPOINT, "%s used rng.seed %" PRIu64 ", not %" PRIu64 ": the order of the data would change; write the old seed", where,
+             s->seed, r->s.seed);
+    AM_CHECK(s->samples == s->step * r->s.global_rows, AM_ERR_CHECKPOINT,
+             "%s stands at sample %" PRId64 " after %" PRId64 " steps, which is not %" PRId64 " rows a step; write the old global_batch_size", where, s->samples, s->step,
+             r->s.global_rows);
+done:
+    return st;
+}
+
+static am_status load_weights(am_run *r)
+{
+    am_status st = AM_OK;
+    double std = 0.02;
+    if (!r->s.from_config) AM_TRY(am_ckpt_load_model(r->exec, r->program[AM_TRAIN], r->model->hf));
+    else {
+        AM_TRY(am_hf_config_f64(r->model->hf, "initializer_range", 0.02, &std));
+        AM_TRY(am_init_weights(r->exec, r->program[AM_TRAIN], r->s.seed, std));
+    }
+done:
+    return st;
+}
+
+am_status am_run_restore(am_run *r)
+{
+    am_status st = AM_OK;
+    am_manifest *m = NULL;
+    const char *from = r->s.restore_from;
+    AM_TRY(open_ckpt(r));
+    if (from && strcmp(from, "LATEST") != 0) {
+        int64_t worst = 0;
+        am_status mine = am_manifest_open(from, &m);
+        if (mine == AM_OK) mine = am_manifest_verify(m, r->engine->rank, r->engine->size);
+        AM_TRY(am_comm_max(r->engine->comm, mine, &worst));
+        AM_CHECK(worst == AM_OK, AM_ERR_CHECKPOINT, "checkpoint.restore_from: %s", mine != AM_OK ? am_error_message() : "another rank found it invalid");
+    } else if (r->s.ckpt_enabled) {
+        AM_TRY(am_ckpt_find_latest(r->s.ckpt_dir, r->engine->comm, &m));
+        AM_CHECK(m || !from, AM_ERR_CHECKPOINT, "checkpoint.restore_from is LATEST, and %s holds no checkpoint", r->s.ckpt_dir);
+    }
+    if (!m) {
+        AM_TRY(load_weights(r));
+        goto done;
+    }
+    am_ckpt_state s = am_manifest_state(m);
+    AM_TRY(check_state(r, &s, from && strcmp(from, "LATEST") != 0 ? from : r->s.ckpt_dir));
+    AM_TRY(am_ckpt_load(r->exec, r->program[AM_TRAIN], m));
+    r->step = r->saved_at = s.step;
+    r->tokens = s.tokens;
+    if (r->engine->rank == 0) am_log(AM_LOG_INFO, "train", "resuming after step %" PRId64 " of %" PRId64, r->step, r->total_steps);
+done:
+    am_manifest_free(&m);
+    return st;
+}
+
+am_status am_run_export(am_run *r)
+{
+    am_status st = AM_OK, mine = AM_OK;
+    am_manifest *m = NULL;
+    char *dir = NULL, name[48];
+    bool failed;
+    int64_t worst = 0;
+    snprintf(name, sizeof name, "hf/step_%08" PRId64, r->step);
+    AM_TRY(am_path_join(r->s.run_dir, name, &dir));
+    if (r->s.from_config && r->model->hf->num_tensors == 0) {
+        if (r->engine->rank == 0) am_log(AM_LOG_WARN, "train", "no Hugging Face directory is written: a model from a config alone has no source files to take the form from");
+        goto done;
+    }
+    if (!r->ckpt) {
+        if (r->engine->rank == 0) am_log(AM_LOG_WARN, "train", "no Hugging Face directory is written: checkpoint.enabled is false");
+        goto done;
+    }
+    AM_TRY(am_ckpt_poll(r->ckpt, true, &failed));
+    if (r->engine->rank == 0 && !am_path_exists(dir)) {
+        am_export_options o = {.out_dir = dir};
+        char *step_dir = NULL, step[32];
+        snprintf(step, sizeof step, "step_%08" PRId64, r->step);
+        mine = am_path_join(r->s.ckpt_dir, step, &step_dir);
+        if (mine == AM_OK) mine = am_manifest_open(step_dir, &m);
+        if (mine == AM_OK) mine = am_ckpt_export(m, r->model->hf, r->program[AM_TRAIN]->graph, &o);
+        if (mine == AM_OK) am_log(AM_LOG_INFO, "train", "Hugging Face directory: %s", dir);
+        am_free(&step_dir);
+    }
+    AM_TRY(am_comm_max(r->engine->comm, mine, &worst));
+    AM_CHECK(worst == AM_OK, mine != AM_OK ? mine : AM_ERR_IO, "the export to %s failed: %s", dir, mine != AM_OK ? am_error_message() : "see rank 0");
+done:
+    am_manifest_free(&m);
+    am_free(&dir);
+    return st;
+}
