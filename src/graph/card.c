@@ -1,11 +1,12 @@
 /* card: opening, flattening (`like`, `use`), finding and printing cards.
- * Flattening: `like NAME` takes every item of NAME.card that this card does not give itself, whole definitions only and one
- * level only; ignore and require lines add up.  `use NAME` takes functions only. */
+ * Flattening: `like NAME` takes every item of NAME.card that this card does not give itself, whole
+ * definitions only and one level only; ignore and require lines add up.  `use NAME` takes functions only. */
 #include "graph/card_internal.h"
 
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_CARD_BYTES = 1 << 20 };
 
@@ -23,7 +24,10 @@ const card_func *card_find_func(const am_card *c, const char *name)
     return NULL;
 }
 
-const char *am_card_path(const am_card *c) { return c->path; }
+const char *am_card_path(const am_card *c)
+{
+    return c->path;
+}
 
 const char *am_card_family(const am_card *c, int index)
 {
@@ -72,7 +76,7 @@ static am_status merge_funcs(am_card *c, const card_list *base)
     am_status st = AM_OK;
     card_list out = {0};
     for (int i = 0; i < base->num; i++) {
-        card_func       *b = base->at[i];
+        card_func *b = base->at[i];
         const card_func *own = card_find_func(c, b->name);
         AM_TRY(card_push(&c->arena, &out, own ? (void *)own : (void *)b));
     }
@@ -89,9 +93,9 @@ done:
 /* Parse another card of the folder into c's arena. */
 static am_status read_base(am_card *c, const char *dir, const card_word *w, am_card *base)
 {
-    am_status   st = AM_OK;
-    char       *path = NULL, *text = NULL;
-    size_t      len = 0;
+    am_status st = AM_OK;
+    char *path = NULL, *text = NULL;
+    size_t len = 0;
     const char *file, *copy;
     card_source src;
     CARD_CHECK(dir, w->pos, "`%s` cannot be looked up: this card has no folder", w->text);
@@ -114,7 +118,7 @@ done:
 static am_status flatten_like(am_card *c, const char *dir)
 {
     am_status st = AM_OK;
-    am_card   base = {0};
+    am_card base = {0};
     card_list list = {0};
     if (c->like.num == 0) goto done;
     const card_word *w = c->like.at[0];
@@ -145,7 +149,7 @@ static am_status flatten_use(am_card *c, const char *dir)
 {
     am_status st = AM_OK;
     for (int i = 0; i < c->use.num; i++) {
-        am_card          parts = {0};
+        am_card parts = {0};
         const card_word *w = c->use.at[i];
         AM_TRY(read_base(c, dir, w, &parts));
         CARD_CHECK(parts.defs.num == 0 && !parts.has_model && parts.like.num == 0, w->pos,
@@ -156,7 +160,8 @@ done:
     return st;
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------------------
+ */
 
 static am_status finish(am_card *c, const char *dir)
 {
@@ -164,17 +169,20 @@ static am_status finish(am_card *c, const char *dir)
     AM_TRY(flatten_like(c, dir));
     AM_TRY(flatten_use(c, dir));
     for (int i = 0; i < c->defs.num; i++) ((card_def *)c->defs.at[i])->index = i;
-    AM_CHECK(c->families.num > 0, AM_ERR_CARD, "%s:1:1: no `family` line says which model types this card describes", c->name);
-    AM_CHECK(c->has_model, AM_ERR_CARD, "%s:1:1: neither this card nor the one it is like has a `model:`", c->name);
+    AM_CHECK(c->families.num > 0, AM_ERR_CARD,
+             "%s:1:1: no `family` line says which model types this card describes", c->name);
+    AM_CHECK(c->has_model, AM_ERR_CARD, "%s:1:1: neither this card nor the one it is like has a `model:`",
+             c->name);
     AM_TRY(card_check(c));
 done:
     return st;
 }
 
-static am_status open_text(const char *text, size_t len, const char *name, const char *path, const char *dir, am_card **out)
+static am_status open_text(const char *text, size_t len, const char *name, const char *path, const char *dir,
+                           am_card **out)
 {
-    am_status   st = AM_OK;
-    am_card    *c = NULL;
+    am_status st = AM_OK;
+    am_card *c = NULL;
     const char *copy;
     card_source src;
     AM_TRY(am_calloc(1, sizeof *c, &c));
@@ -198,9 +206,9 @@ am_status am_card_parse(const char *text, const char *name, const char *dir, am_
 
 am_status am_card_open(const char *path, am_card **out)
 {
-    am_status   st = AM_OK;
-    char       *text = NULL, *dir = NULL;
-    size_t      len = 0;
+    am_status st = AM_OK;
+    char *text = NULL, *dir = NULL;
+    size_t len = 0;
     const char *slash = strrchr(path, '/');
     AM_TRY(am_file_read(path, MAX_CARD_BYTES, &text, &len));
     AM_TRY(am_strndup(slash ? path : ".", slash && slash > path ? (size_t)(slash - path) : 1, &dir));
@@ -211,24 +219,44 @@ done:
     return st;
 }
 
-/* ---- finding --------------------------------------------------------------------------------------------- */
+/* ---- finding ---------------------------------------------------------------------------------------------
+ */
 
 #ifndef AM_DATA_DIR
 #define AM_DATA_DIR "/usr/local/share/automodel"
 #endif
 
-/* $AM_CARDS, else configs/models beside the installed data; a source tree's own while nothing is installed. */
-static const char *default_dir(void)
+/* The first of $AM_CARDS, share/automodel beside the program's bin, the configured data folder, and a source
+ * tree's own. */
+static am_status default_dir(char *out, size_t size)
 {
-    static const char *const places[] = {AM_DATA_DIR "/configs/models", "configs/models"};
+    am_status st = AM_OK;
+    char exe[4096] = "";
     const char *env = getenv("AM_CARDS");
-    if (env && *env) return env;
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
-        if (am_path_exists(places[i])) return places[i];
-    return places[0];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    for (int up = 0; n > 0 && up < 2; up++) {
+        char *slash = strrchr(exe, '/');
+        if (slash) *slash = '\0';
+    }
+    if (env && *env) {
+        snprintf(out, size, "%s", env);
+        goto done;
+    }
+    snprintf(out, size, "%.*s/share/automodel/configs/models", 3900, exe);
+    if (!am_path_exists(out)) snprintf(out, size, "%s", AM_DATA_DIR "/configs/models");
+    if (!am_path_exists(out)) snprintf(out, size, "configs/models");
+    AM_CHECK(am_path_exists(out), AM_ERR_CARD,
+             "no folder of model cards: neither %.*s/share/automodel/configs/models nor %s/configs/models "
+             "exists; AM_CARDS can name one",
+             3900, exe, AM_DATA_DIR);
+done:
+    return st;
 }
 
-static int by_name(const struct dirent **a, const struct dirent **b) { return strcmp((*a)->d_name, (*b)->d_name); }
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
 static int is_card(const struct dirent *d)
 {
     size_t n = strlen(d->d_name);
@@ -238,10 +266,10 @@ static int is_card(const struct dirent *d)
 /* The families of a card without judging the rest of it. */
 static am_status families_of(const char *path, const char *model_type, bool *found, am_str *all)
 {
-    am_status   st = AM_OK;
-    card_arena  arena = {0};
-    char       *text = NULL;
-    size_t      len = 0;
+    am_status st = AM_OK;
+    card_arena arena = {0};
+    char *text = NULL;
+    size_t len = 0;
     card_source src;
     AM_TRY(am_file_read(path, MAX_CARD_BYTES, &text, &len));
     AM_TRY(card_lex(&arena, path, text, len, &src));
@@ -260,21 +288,27 @@ done:
 
 am_status am_card_find(const char *dir, const char *model_type, am_card **out)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     struct dirent **entry = NULL;
-    char           *path = NULL;
-    am_str          all = {0};
-    bool            found = false;
-    if (!dir) dir = default_dir();
-    int n = scandir(dir, &entry, is_card, by_name);
-    AM_CHECK(n >= 0, AM_ERR_CARD, "the folder of model cards, %s, cannot be read (AM_CARDS names another)", dir);
+    char *path = NULL;
+    am_str all = {0};
+    bool found = false;
+    char place[4096];
+    int n = 0;
+    if (!dir) {
+        AM_TRY(default_dir(place, sizeof place));
+        dir = place;
+    }
+    n = scandir(dir, &entry, is_card, by_name);
+    AM_CHECK(n >= 0, AM_ERR_CARD, "the folder of model cards, %s, cannot be read (AM_CARDS can name another)",
+             dir);
     for (int i = 0; i < n && !found; i++) {
         am_free(&path);
         AM_TRY(am_path_join(dir, entry[i]->d_name, &path));
         AM_TRY(families_of(path, model_type, &found, &all));
     }
-    AM_CHECK(found, AM_ERR_CARD, "no card in %s describes model type \"%s\"; there are cards for %s", dir, model_type,
-             all.s ? all.s : "nothing");
+    AM_CHECK(found, AM_ERR_CARD, "no card in %s describes model type \"%s\"; there are cards for %s", dir,
+             model_type, all.s ? all.s : "nothing");
     AM_TRY(am_card_open(path, out));
 done:
     for (int i = 0; i < n; i++) free(entry[i]);
@@ -284,14 +318,16 @@ done:
     return st;
 }
 
-/* ---- printing -------------------------------------------------------------------------------------------- */
+/* ---- printing --------------------------------------------------------------------------------------------
+ */
 
 static am_status print_words(const char *head, const card_list *l, const char *quote, am_str *out)
 {
     am_status st = AM_OK;
     if (l->num == 0) goto done;
     AM_TRY(am_str_printf(out, "%s", head));
-    for (int i = 0; i < l->num; i++) AM_TRY(am_str_printf(out, " %s%s%s", quote, ((card_word *)l->at[i])->text, quote));
+    for (int i = 0; i < l->num; i++)
+        AM_TRY(am_str_printf(out, " %s%s%s", quote, ((card_word *)l->at[i])->text, quote));
     AM_TRY(am_str_printf(out, "\n"));
 done:
     return st;
@@ -313,10 +349,12 @@ am_status am_card_print(const am_card *c, am_str *out)
         const card_def *d = c->defs.at[i];
         AM_TRY(am_str_printf(out, "  %s%s%s\n", roles[d->role], d->role ? " " : "", d->text));
     }
-    for (int i = 0; i < c->require.num; i++) AM_TRY(am_str_printf(out, "  require %s\n", ((card_word *)c->require.at[i])->text));
+    for (int i = 0; i < c->require.num; i++)
+        AM_TRY(am_str_printf(out, "  require %s\n", ((card_word *)c->require.at[i])->text));
     AM_TRY(print_words("  ignore", &c->ignore_keys, "", out));
     AM_TRY(am_str_printf(out, "%s\n", c->model_text));
-    for (int i = 0; i < c->funcs.num; i++) AM_TRY(am_str_printf(out, "%s\n", ((card_func *)c->funcs.at[i])->text));
+    for (int i = 0; i < c->funcs.num; i++)
+        AM_TRY(am_str_printf(out, "%s\n", ((card_func *)c->funcs.at[i])->text));
 done:
     return st;
 }

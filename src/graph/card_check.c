@@ -1,10 +1,12 @@
-/* card_check: what can be judged of a flattened card without a config.json: names that hide others, definitions that go in a
- * circle, functions without a result.  Also the walk over expressions that card_keys uses. */
+/* card_check: what can be judged of a flattened card without a config.json: names that hide others,
+ * definitions that go in a circle, functions without a result.  Also the walk over expressions that card_keys
+ * uses. */
 #include "graph/card_internal.h"
 
 #include <string.h>
 
-/* ---- walking -------------------------------------------------------------------------------------------- */
+/* ---- walking --------------------------------------------------------------------------------------------
+ */
 
 static am_status walk_layout(const card_lay *l, const card_visitor *v)
 {
@@ -44,14 +46,18 @@ done:
     return st;
 }
 
-/* ---- statements ------------------------------------------------------------------------------------------- */
+/* ---- statements -------------------------------------------------------------------------------------------
+ */
 
 static am_status check_fresh(const am_card *c, const char *name, card_pos pos)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     const card_def *d = card_find_def(c, name);
-    if (d) CARD_FAIL(pos, "`%s` would hide the definition of that name (%s:%d): choose another name", name, d->pos.file, d->pos.line);
-    CARD_CHECK(strcmp(name, "ids") != 0 && strcmp(name, "pos") != 0, pos, "`%s` is an input of the model: choose another name", name);
+    if (d)
+        CARD_FAIL(pos, "`%s` would hide the definition of that name (%s:%d): choose another name", name,
+                  d->pos.file, d->pos.line);
+    CARD_CHECK(strcmp(name, "ids") != 0 && strcmp(name, "pos") != 0, pos,
+               "`%s` is an input of the model: choose another name", name);
 done:
     return st;
 }
@@ -76,28 +82,32 @@ static am_status check_func(const am_card *c, const card_func *f)
     CARD_CHECK(!card_is_operator(f->name) && !card_is_scalar_function(f->name), f->pos,
                "`%s` is a function of the language: choose another name", f->name);
     const card_def *d = card_find_def(c, f->name);
-    if (d) CARD_FAIL(f->pos, "`%s` is a definition already (%s:%d): choose another name", f->name, d->pos.file, d->pos.line);
+    if (d)
+        CARD_FAIL(f->pos, "`%s` is a definition already (%s:%d): choose another name", f->name, d->pos.file,
+                  d->pos.line);
     const card_stmt *last = f->body.at[f->body.num - 1];
-    CARD_CHECK(last->kind == CARD_S_RETURN, last->pos, "the function `%s` does not end in a `return`", f->name);
+    CARD_CHECK(last->kind == CARD_S_RETURN, last->pos, "the function `%s` does not end in a `return`",
+               f->name);
     AM_TRY(check_body(c, &f->body, true));
 done:
     return st;
 }
 
-/* ---- cycles -------------------------------------------------------------------------------------------------- */
+/* ---- cycles
+ * -------------------------------------------------------------------------------------------------- */
 
 typedef struct cycle_search {
-    const am_card  *card;
-    char           *mark;  /* by definition: 0 new, 1 on the way, 2 done */
+    const am_card *card;
+    char *mark; /* by definition: 0 new, 1 on the way, 2 done */
     const card_def *way[64];
-    int             depth;
+    int depth;
 } cycle_search;
 
 static am_status visit_def(cycle_search *s, const card_def *d, card_pos pos);
 
 static am_status visit_expr(void *self, const card_ast *x)
 {
-    am_status     st = AM_OK;
+    am_status st = AM_OK;
     cycle_search *s = self;
     if (x->kind == CARD_A_COMPREHENSION) AM_TRY(check_fresh(s->card, x->text, x->pos));
     if (x->kind != CARD_A_PATH || x->relative || !x->seg[0].text) goto done;
@@ -110,12 +120,15 @@ done:
 static am_status fail_cycle(cycle_search *s, const card_def *d, card_pos pos)
 {
     am_status st = AM_OK;
-    am_str    way = {0};
-    int       first = 0;
+    am_str way = {0};
+    int first = 0;
     while (s->way[first] != d) first++;
     for (int i = first; i < s->depth; i++) AM_TRY(am_str_printf(&way, "%s → ", s->way[i]->name));
     if (first == s->depth - 1)
-        CARD_FAIL(pos, "the definition `%s` reads itself: if the key of config.json is meant, give the definition another name", d->name);
+        CARD_FAIL(pos,
+                  "the definition `%s` reads itself: if the key of config.json is meant, give the definition "
+                  "another name",
+                  d->name);
     CARD_FAIL(pos, "definitions in a circle: %s%s", way.s, d->name);
 done:
     am_str_release(&way);
@@ -140,10 +153,11 @@ done:
 
 am_status card_check(const am_card *c)
 {
-    am_status    st = AM_OK;
+    am_status st = AM_OK;
     cycle_search s = {.card = c};
     AM_TRY(am_calloc((size_t)c->defs.num + 1, 1, &s.mark));
-    for (int i = 0; i < c->defs.num; i++) AM_TRY(visit_def(&s, c->defs.at[i], ((card_def *)c->defs.at[i])->pos));
+    for (int i = 0; i < c->defs.num; i++)
+        AM_TRY(visit_def(&s, c->defs.at[i], ((card_def *)c->defs.at[i])->pos));
     for (int i = 0; i < c->funcs.num; i++) AM_TRY(check_func(c, c->funcs.at[i]));
     AM_TRY(check_body(c, &c->model, false));
 done:

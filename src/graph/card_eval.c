@@ -1,14 +1,14 @@
-/* card_eval: expressions, calls of the card's own functions, and what a name means where.
- * A name is looked up as: variable of the running function, loop variable, variable of the model block, the inputs ids and
- * pos, definition, key of config.json.  Inside of a definition only loop variables, definitions and keys are seen; it is
- * evaluated when asked for, once per setting of the loop variables, and only the taken branch of a condition. */
+/* card_eval: expressions, and what a name means where.
+ * A name is looked up as: variable of the running function, loop variable, variable of the model block, the
+ * inputs ids and pos, definition, key of config.json.  Inside of a definition only loop variables,
+ * definitions and keys are seen; it is evaluated when asked for, once per setting of the loop variables, and
+ * only the taken branch of a condition. */
 #include "graph/card_internal.h"
 
 #include <string.h>
 
-enum { MAX_CALLS = 64 };
-
-/* ---- environments -------------------------------------------------------------------------------------------- */
+/* ---- environments
+ * -------------------------------------------------------------------------------------------- */
 
 card_val *card_lookup(const card_frame *f, const char *name)
 {
@@ -44,13 +44,14 @@ void card_unbind_loop(card_elab *e, const card_loop *l, int64_t epoch)
     e->epoch = epoch;
 }
 
-/* ---- names ------------------------------------------------------------------------------------------------------ */
+/* ---- names
+ * ------------------------------------------------------------------------------------------------------ */
 
 static am_status lookup_head(card_elab *e, const card_ast *x, card_val *out)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     const char *name = x->seg[0].text;
-    card_val   *v = card_lookup(e->frame, name);
+    card_val *v = card_lookup(e->frame, name);
     *out = card_none(x);
     if (v) {
         *out = *v;
@@ -73,8 +74,10 @@ static am_status lookup_head(card_elab *e, const card_ast *x, card_val *out)
     }
     const card_def *d = card_find_def(e->card, name);
     const card_val *key = card_map_get(&e->config, name);
-    if (d) AM_TRY(card_eval_def(e, d, out));
-    else if (key) *out = *key;
+    if (d)
+        AM_TRY(card_eval_def(e, d, out));
+    else if (key)
+        *out = *key;
     if (out->kind == CARD_V_NONE && !out->origin) out->origin = x;
 done:
     return st;
@@ -87,7 +90,7 @@ static bool is_tensor_path(const card_ast *x)
     return x->relative || braces;
 }
 
-static am_status name_value(card_elab *e, const card_ast *x, card_val *out)
+am_status card_name_value(card_elab *e, const card_ast *x, card_val *out)
 {
     *out = (card_val){.kind = CARD_V_NAME};
     return card_eval_name(e, x, &out->name);
@@ -97,17 +100,17 @@ am_status card_eval_path(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
     if (is_tensor_path(x)) {
-        AM_TRY(name_value(e, x, out));
+        AM_TRY(card_name_value(e, x, out));
         goto done;
     }
     AM_TRY(lookup_head(e, x, out));
     if (out->kind == CARD_V_NAME && x->num_segs > 1) {
-        AM_TRY(name_value(e, x, out));
+        AM_TRY(card_name_value(e, x, out));
         goto done;
     }
     for (int i = 1; i < x->num_segs && out->kind != CARD_V_NONE; i++) {
-        CARD_CHECK(out->kind == CARD_V_MAP, x->pos, "`%s` is %s and has no part `%s`", x->seg[i - 1].text, card_kind_text(out->kind),
-                   x->seg[i].text);
+        CARD_CHECK(out->kind == CARD_V_MAP, x->pos, "`%s` is %s and has no part `%s`", x->seg[i - 1].text,
+                   card_kind_text(out->kind), x->seg[i].text);
         const card_val *part = card_map_get(out, x->seg[i].text);
         *out = part ? *part : card_none(x);
         if (out->kind == CARD_V_NONE) out->origin = x;
@@ -118,9 +121,9 @@ done:
 
 am_status card_eval_def(card_elab *e, const card_def *d, card_val *out)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     card_def_state *s = &e->state[d->index];
-    card_frame     *frame = e->frame;
+    card_frame *frame = e->frame;
     if (s->epoch == e->epoch) {
         *out = s->val;
         goto done;
@@ -129,8 +132,9 @@ am_status card_eval_def(card_elab *e, const card_def *d, card_val *out)
     s->busy = true;
     e->frame = NULL;
     AM_TRY(card_eval(e, d->expr, out));
-    CARD_CHECK(out->kind != CARD_V_NAME && out->kind != CARD_V_TUPLE, d->pos, "the definition `%s` is %s: only values of config.json can be",
-               d->name, card_kind_text(out->kind));
+    CARD_CHECK(out->kind != CARD_V_NAME && out->kind != CARD_V_TUPLE, d->pos,
+               "the definition `%s` is %s: only values of config.json can be", d->name,
+               card_kind_text(out->kind));
     if (out->kind == CARD_V_INT) out->dim = d;
     s->epoch = e->epoch;
     s->val = *out;
@@ -140,19 +144,21 @@ done:
     return st;
 }
 
-/* ---- pieces of expressions ---------------------------------------------------------------------------------------- */
+/* ---- pieces of expressions
+ * ---------------------------------------------------------------------------------------- */
 
 static am_status eval_index(card_elab *e, const card_ast *x, card_val *out)
 {
-    am_status       st = AM_OK;
-    card_val        v, ix;
+    am_status st = AM_OK;
+    card_val v, ix;
     const card_ast *a = x->kid[0];
     AM_TRY(card_eval(e, x->kid[1], &ix));
-    bool is_def = a->kind == CARD_A_PATH && !a->relative && a->num_segs == 1 && a->seg[0].text && !card_lookup(e->frame, a->text) &&
-                  card_find_def(e->card, a->text);
-    if (is_def && ix.kind == CARD_V_INT) { /* a definition at another layer, or an element of the list it is */
+    bool is_def = a->kind == CARD_A_PATH && !a->relative && a->num_segs == 1 && a->seg[0].text &&
+                  !card_lookup(e->frame, a->text) && card_find_def(e->card, a->text);
+    if (is_def &&
+        ix.kind == CARD_V_INT) { /* a definition at another layer, or an element of the list it is */
         card_loop l;
-        int64_t   epoch = e->epoch;
+        int64_t epoch = e->epoch;
         card_bind_loop(e, &l, "i", ix.i);
         st = card_eval(e, a, &v);
         card_unbind_loop(e, &l, epoch);
@@ -172,16 +178,17 @@ static am_status eval_index(card_elab *e, const card_ast *x, card_val *out)
     if (v.kind == CARD_V_MAP) {
         const char *key = ix.s;
         if (ix.kind == CARD_V_INT) AM_TRY(card_printf(&e->arena, &key, "%" PRId64, ix.i));
-        CARD_CHECK(ix.kind == CARD_V_INT || ix.kind == CARD_V_STR, x->pos, "a map is indexed by a string or an integer, not by %s",
-                   card_kind_text(ix.kind));
+        CARD_CHECK(ix.kind == CARD_V_INT || ix.kind == CARD_V_STR, x->pos,
+                   "a map is indexed by a string or an integer, not by %s", card_kind_text(ix.kind));
         const card_val *item = card_map_get(&v, key);
         *out = item ? *item : card_none(x);
         goto done;
     }
-    CARD_CHECK(v.kind == CARD_V_LIST || v.kind == CARD_V_STR, x->pos, "%s cannot be indexed", card_kind_text(v.kind));
+    CARD_CHECK(v.kind == CARD_V_LIST || v.kind == CARD_V_STR, x->pos, "%s cannot be indexed",
+               card_kind_text(v.kind));
     int64_t i = 0, n = v.kind == CARD_V_STR ? (int64_t)strlen(v.s) : v.num;
     AM_TRY(card_want_int(e, &ix, x->kid[1]->pos, "the index", 0, &i));
-    CARD_CHECK(i < n, x->pos, "index %" PRId64 " of a list of %" PRId64, i, n);
+    CARD_CHECK(i < n, x->kid[1]->pos, "index %" PRId64 " of a list of %" PRId64, i, n);
     if (v.kind == CARD_V_LIST) {
         *out = v.item[i];
     } else {
@@ -213,7 +220,8 @@ static am_status eval_map(card_elab *e, const card_ast *x, card_val *out)
     for (int i = 0; i < out->num; i++) {
         card_val key;
         AM_TRY(card_eval(e, x->kid[2 * i], &key));
-        CARD_CHECK(key.kind == CARD_V_STR, x->kid[2 * i]->pos, "a key must be a string, not %s", card_kind_text(key.kind));
+        CARD_CHECK(key.kind == CARD_V_STR, x->kid[2 * i]->pos, "a key must be a string, not %s",
+                   card_kind_text(key.kind));
         out->key[i] = key.s;
         AM_TRY(card_eval(e, x->kid[2 * i + 1], &item[i]));
     }
@@ -226,7 +234,7 @@ static am_status eval_comprehension(card_elab *e, const card_ast *x, card_val *o
 {
     am_status st = AM_OK;
     card_val *item = NULL, v;
-    int64_t   n = 0, epoch = e->epoch;
+    int64_t n = 0, epoch = e->epoch;
     card_loop l = {0};
     AM_TRY(card_eval(e, x->kid[1], &v));
     AM_TRY(card_want_int(e, &v, x->kid[1]->pos, "the length of this list", 0, &n));
@@ -252,12 +260,13 @@ done:
 static am_status eval_at(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
-    card_val  v;
-    int64_t   layer = 0;
+    card_val v;
+    int64_t layer = 0;
     AM_TRY(card_eval(e, x->kid[1], &v));
     AM_TRY(card_want_int(e, &v, x->kid[1]->pos, "the layer after @", 0, &layer));
-    CARD_CHECK((size_t)layer < e->num_snapshots, x->pos, "`%s@%" PRId64 "`: only earlier layers can be asked (this is layer %d)",
-               x->kid[0]->text, layer, e->layer);
+    CARD_CHECK((size_t)layer < e->num_snapshots, x->pos,
+               "`%s@%" PRId64 "`: only earlier layers can be asked (this is layer %d)", x->kid[0]->text,
+               layer, e->layer);
     card_val *old = card_lookup(&e->snapshot[layer], x->kid[0]->text);
     CARD_CHECK(old, x->pos, "layer %" PRId64 " gives no `%s`", layer, x->kid[0]->text);
     *out = *old;
@@ -265,11 +274,12 @@ done:
     return st;
 }
 
-/* ---- products: scalars are gathered into one factor ------------------------------------------------------------------ */
+/* ---- products: scalars are gathered into one factor
+ * ------------------------------------------------------------------ */
 
 typedef struct product {
-    int      value; /* -1: none yet */
-    bool     has_scalar;
+    int value; /* -1: none yet */
+    bool has_scalar;
     card_val scalar;
 } product;
 
@@ -295,7 +305,7 @@ done:
 static am_status product_collect(card_elab *e, const card_ast *x, product *p)
 {
     am_status st = AM_OK;
-    card_val  b;
+    card_val b;
     if (x->kind == CARD_A_BINARY && (x->op == CARD_OP_MUL || x->op == CARD_OP_DIV)) {
         AM_TRY(product_collect(e, x->kid[0], p));
         AM_TRY(card_eval(e, x->kid[1], &b));
@@ -318,8 +328,8 @@ done:
 static am_status eval_product(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
-    product   p = {.value = -1};
-    double    factor = 1;
+    product p = {.value = -1};
+    double factor = 1;
     AM_TRY(product_collect(e, x, &p));
     if (p.value < 0) {
         *out = p.scalar;
@@ -338,16 +348,19 @@ done:
 static am_status eval_binary(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
-    card_val  a, b;
+    card_val a, b;
     if (x->op == CARD_OP_MUL || x->op == CARD_OP_DIV) {
         AM_TRY(eval_product(e, x, out));
         goto done;
     }
     AM_TRY(card_eval(e, x->kid[0], &a));
     AM_TRY(card_eval(e, x->kid[1], &b));
-    bool graph = a.kind == CARD_V_VALUE || b.kind == CARD_V_VALUE || a.kind == CARD_V_TUPLE || b.kind == CARD_V_TUPLE;
-    if (graph) AM_TRY(card_graph_binary(e, x, x->op, &a, &b, out));
-    else AM_TRY(card_scalar_op(e, x, &a, &b, out));
+    bool graph =
+        a.kind == CARD_V_VALUE || b.kind == CARD_V_VALUE || a.kind == CARD_V_TUPLE || b.kind == CARD_V_TUPLE;
+    if (graph)
+        AM_TRY(card_graph_binary(e, x, x->op, &a, &b, out));
+    else
+        AM_TRY(card_scalar_op(e, x, &a, &b, out));
 done:
     return st;
 }
@@ -355,8 +368,8 @@ done:
 static am_status eval_negate(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
-    card_val  v;
-    double    r = 0;
+    card_val v;
+    double r = 0;
     AM_TRY(card_eval(e, x->kid[0], &v));
     if (v.kind == CARD_V_VALUE) {
         int y = -1;
@@ -373,11 +386,12 @@ done:
 static am_status eval_logic(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
-    card_val  v;
-    bool      t = false;
+    card_val v;
+    bool t = false;
     AM_TRY(card_eval(e, x->kid[0], &v));
     AM_TRY(card_truth(&v, x->kid[0]->pos, &t));
-    if (x->kind == CARD_A_NOT) t = !t;
+    if (x->kind == CARD_A_NOT)
+        t = !t;
     else if (t == (x->kind == CARD_A_AND)) { /* the second decides */
         AM_TRY(card_eval(e, x->kid[1], &v));
         AM_TRY(card_truth(&v, x->kid[1]->pos, &t));
@@ -390,13 +404,16 @@ done:
 static am_status eval_if(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
-    card_val  v;
-    bool      t = false;
+    card_val v;
+    bool t = false;
     AM_TRY(card_eval(e, x->kid[0], &v));
     AM_TRY(card_truth(&v, x->kid[0]->pos, &t));
-    if (t) AM_TRY(card_eval(e, x->kid[1], out));
-    else if (x->num > 2) AM_TRY(card_eval(e, x->kid[2], out));
-    else *out = card_none(x);
+    if (t)
+        AM_TRY(card_eval(e, x->kid[1], out));
+    else if (x->num > 2)
+        AM_TRY(card_eval(e, x->kid[2], out));
+    else
+        *out = card_none(x);
 done:
     return st;
 }
@@ -414,120 +431,65 @@ am_status card_eval(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
     switch (x->kind) {
-    case CARD_A_NUMBER: *out = x->integer ? card_int(x->i) : card_real(x->r); break;
-    case CARD_A_STRING: *out = card_str(x->text); break;
-    case CARD_A_BOOL: *out = card_bool(x->i != 0); break;
-    case CARD_A_NONE: *out = card_none(x); break;
-    case CARD_A_PATH: AM_TRY(card_eval_path(e, x, out)); break;
-    case CARD_A_IF: AM_TRY(eval_if(e, x, out)); break;
+    case CARD_A_NUMBER:
+        *out = x->integer ? card_int(x->i) : card_real(x->r);
+        break;
+    case CARD_A_STRING:
+        *out = card_str(x->text);
+        break;
+    case CARD_A_BOOL:
+        *out = card_bool(x->i != 0);
+        break;
+    case CARD_A_NONE:
+        *out = card_none(x);
+        break;
+    case CARD_A_PATH:
+        AM_TRY(card_eval_path(e, x, out));
+        break;
+    case CARD_A_IF:
+        AM_TRY(eval_if(e, x, out));
+        break;
     case CARD_A_OR:
     case CARD_A_AND:
-    case CARD_A_NOT: AM_TRY(eval_logic(e, x, out)); break;
-    case CARD_A_NEGATE: AM_TRY(eval_negate(e, x, out)); break;
-    case CARD_A_BINARY: AM_TRY(eval_binary(e, x, out)); break;
-    case CARD_A_ALT: AM_TRY(eval_alt(e, x, out)); break;
-    case CARD_A_INDEX: AM_TRY(eval_index(e, x, out)); break;
-    case CARD_A_AT: AM_TRY(eval_at(e, x, out)); break;
-    case CARD_A_TRANSPOSE: CARD_FAIL(x->pos, "^T belongs to the tensor name of an operator"); break;
-    case CARD_A_CALL: AM_TRY(card_eval_call(e, x, out)); break;
-    case CARD_A_SLOTS: AM_TRY(card_refuse_op(x->pos, x->text[0] == 's' ? "sum[e]" : "each[e]")); break;
-    case CARD_A_TUPLE: AM_TRY(eval_items(e, x, CARD_V_TUPLE, out)); break;
-    case CARD_A_LIST: AM_TRY(eval_items(e, x, CARD_V_LIST, out)); break;
-    case CARD_A_COMPREHENSION: AM_TRY(eval_comprehension(e, x, out)); break;
-    case CARD_A_MAP: AM_TRY(eval_map(e, x, out)); break;
-    }
-done:
-    return st;
-}
-
-/* ---- calls ---------------------------------------------------------------------------------------------------------- */
-
-am_status card_call_func(card_elab *e, const card_func *f, const card_ast *x, card_val *out)
-{
-    am_status   st = AM_OK;
-    card_frame  frame = {0}, *outer = e->frame;
-    bool        returned = false;
-    CARD_CHECK(x->num_args == f->num_params, x->pos, "`%s` takes %d operands, not %d", f->name, f->num_params, x->num_args);
-    CARD_CHECK(e->call_depth < MAX_CALLS, x->pos, "`%s` calls itself without end", f->name);
-    for (int i = 0; i < f->num_params; i++) {
-        const card_arg *a = &x->arg[i];
-        card_val        v = {0};
-        CARD_CHECK(!a->keyword && !a->layout, a->pos, "functions of a card take plain operands: no `=`, no layout");
-        if (f->is_name[i]) AM_TRY(name_value(e, a->value, &v));
-        else AM_TRY(card_eval(e, a->value, &v));
-        AM_TRY(card_set(&frame, f->param[i], &v));
-    }
-    e->frame = &frame;
-    e->call_depth++;
-    AM_TRY(card_run(e, &f->body, out, &returned));
-    AM_ASSERT(returned);
-done:
-    e->call_depth -= e->frame == &frame;
-    e->frame = outer;
-    am_free(&frame.at);
-    return st;
-}
-
-am_status card_eval_call(card_elab *e, const card_ast *x, card_val *out)
-{
-    am_status        st = AM_OK;
-    bool             known = false;
-    const card_func *f = card_find_func(e->card, x->text);
-    if (f) {
-        CARD_CHECK(e->frame, x->pos, "`%s` works on tensors and cannot be used in a definition", x->text);
-        AM_TRY(card_call_func(e, f, x, out));
-        goto done;
-    }
-    if (strcmp(x->text, "rope_table") == 0) {
-        AM_TRY(card_rope_table(e, x, out));
-        goto done;
-    }
-    AM_TRY(card_scalar_call(e, x, &known, out));
-    if (known) goto done;
-    CARD_CHECK(e->frame || !card_is_operator(x->text) || strcmp(x->text, "slopes") == 0, x->pos,
-               "`%s` works on tensors and cannot be used in a definition", x->text);
-    AM_TRY(card_graph_call(e, x, out));
-done:
-    return st;
-}
-
-const card_arg *card_keyword(const card_ast *call, const char *name)
-{
-    for (int i = 0; i < call->num_args; i++)
-        if (call->arg[i].keyword && strcmp(call->arg[i].keyword, name) == 0) return &call->arg[i];
-    return NULL;
-}
-
-const card_arg *card_positional(const card_ast *call, int i)
-{
-    for (int k = 0; k < call->num_args; k++)
-        if (!call->arg[k].keyword && i-- == 0) return &call->arg[k];
-    return NULL;
-}
-
-int card_num_positional(const card_ast *call)
-{
-    int n = 0;
-    for (int k = 0; k < call->num_args; k++) n += !call->arg[k].keyword;
-    return n;
-}
-
-am_status card_check_args(const card_ast *call, int least, int most, const char *const *names)
-{
-    am_status st = AM_OK;
-    int       n = card_num_positional(call);
-    size_t    num_names = 0;
-    while (names[num_names]) num_names++;
-    if (least == most) CARD_CHECK(n == least, call->pos, "`%s` takes %d operands, not %d", call->text, least, n);
-    CARD_CHECK(n >= least && n <= most, call->pos, "`%s` takes %d to %d operands, not %d", call->text, least, most, n);
-    for (int k = 0; k < call->num_args; k++) {
-        const card_arg *a = &call->arg[k];
-        bool            known = !a->keyword;
-        for (size_t i = 0; i < num_names; i++) known = known || strcmp(a->keyword, names[i]) == 0;
-        const char *near = known ? NULL : am_did_you_mean(a->keyword, names, num_names);
-        CARD_CHECK(known, a->pos, "`%s` has no option `%s`%s%s%s", call->text, a->keyword, near ? "; did you mean `" : "",
-                   near ? near : "", near ? "`?" : "");
-        CARD_CHECK(!a->keyword || card_keyword(call, a->keyword) == a, a->pos, "the option `%s` is given twice", a->keyword);
+    case CARD_A_NOT:
+        AM_TRY(eval_logic(e, x, out));
+        break;
+    case CARD_A_NEGATE:
+        AM_TRY(eval_negate(e, x, out));
+        break;
+    case CARD_A_BINARY:
+        AM_TRY(eval_binary(e, x, out));
+        break;
+    case CARD_A_ALT:
+        AM_TRY(eval_alt(e, x, out));
+        break;
+    case CARD_A_INDEX:
+        AM_TRY(eval_index(e, x, out));
+        break;
+    case CARD_A_AT:
+        AM_TRY(eval_at(e, x, out));
+        break;
+    case CARD_A_TRANSPOSE:
+        CARD_FAIL(x->pos, "^T belongs to the tensor name of an operator");
+        break;
+    case CARD_A_CALL:
+        AM_TRY(card_eval_call(e, x, out));
+        break;
+    case CARD_A_SLOTS:
+        AM_TRY(card_refuse_op(x->pos, x->text[0] == 's' ? "sum[e]" : "each[e]"));
+        break;
+    case CARD_A_TUPLE:
+        AM_TRY(eval_items(e, x, CARD_V_TUPLE, out));
+        break;
+    case CARD_A_LIST:
+        AM_TRY(eval_items(e, x, CARD_V_LIST, out));
+        break;
+    case CARD_A_COMPREHENSION:
+        AM_TRY(eval_comprehension(e, x, out));
+        break;
+    case CARD_A_MAP:
+        AM_TRY(eval_map(e, x, out));
+        break;
     }
 done:
     return st;

@@ -1,14 +1,13 @@
-/* card_expr: expressions and layouts from tokens, by recursive descent.  From loose to tight:
- *   a if c else b · or · and · not · == != < > <= >= in · | · + - · * / // % · unary - · ** · a[b] f(x) a^T a@b */
+/* card_expr: expressions from tokens, by recursive descent.  From loose to tight:
+ *   a if c else b · or · and · not · == != < > <= >= in · | · + - · * / // % · unary - · ** · a[b] f(x) a^T
+ * a@b */
 #include "graph/card_internal.h"
 
 #include <string.h>
 
-enum { MAX_DEPTH = 200 };
-
-static const char *const reserved[] = {"if", "else", "and", "or", "not", "in", "for", "at", "true", "false", "none",
-                                       "return", "def", "config", "model", "family", "like", "use", "ignore", "require",
-                                       "spelling", "name"};
+static const char *const reserved[] = {
+    "if",     "else", "and",    "or",    "not",    "in",   "for", "at",     "true",    "false",    "none",
+    "return", "def",  "config", "model", "family", "like", "use", "ignore", "require", "spelling", "name"};
 
 bool card_reserved(const char *word)
 {
@@ -17,7 +16,10 @@ bool card_reserved(const char *word)
     return false;
 }
 
-bool card_is_identifier(const char *word) { return strpbrk(word, ".{") == NULL; }
+bool card_is_identifier(const char *word)
+{
+    return strpbrk(word, ".{") == NULL;
+}
 
 const char *card_op_text(card_op op)
 {
@@ -38,7 +40,8 @@ const card_token *card_peek(const card_cursor *c, int ahead)
 bool card_is(const card_cursor *c, const char *text)
 {
     const card_token *t = card_peek(c, 0);
-    return (t->kind == CARD_T_OP || (t->kind == CARD_T_PATH && card_reserved(t->text))) && strcmp(t->text, text) == 0;
+    return (t->kind == CARD_T_OP || (t->kind == CARD_T_PATH && card_reserved(t->text))) &&
+           strcmp(t->text, text) == 0;
 }
 
 bool card_eat(card_cursor *c, const char *text)
@@ -58,12 +61,14 @@ const char *card_found(const card_cursor *c)
 am_status card_need(card_cursor *c, const char *text, const char *where)
 {
     am_status st = AM_OK;
-    CARD_CHECK(card_eat(c, text), card_peek(c, 0)->pos, "expected `%s` %s, found `%s`", text, where, card_found(c));
+    CARD_CHECK(card_eat(c, text), card_peek(c, 0)->pos, "expected `%s` %s, found `%s`", text, where,
+               card_found(c));
 done:
     return st;
 }
 
-static am_status node(card_cursor *c, card_ast_kind kind, card_pos pos, int num, card_ast *const *kids, card_ast **out)
+static am_status node(card_cursor *c, card_ast_kind kind, card_pos pos, int num, card_ast *const *kids,
+                      card_ast **out)
 {
     am_status st = AM_OK;
     card_ast *x = NULL;
@@ -82,7 +87,7 @@ done:
 
 am_status card_parse_text(card_arena *a, const char *text, size_t len, card_pos pos, card_ast **out)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     card_source src;
     AM_TRY(card_lex(a, pos.file, text, len, &src));
     for (int i = 0; i < src.num_tokens; i++) { /* one line: only the column moves */
@@ -92,7 +97,8 @@ am_status card_parse_text(card_arena *a, const char *text, size_t len, card_pos 
     card_cursor c = {.arena = a, .src = &src};
     AM_TRY(card_parse_expr(&c, out));
     card_token_kind k = card_peek(&c, 0)->kind;
-    CARD_CHECK(k == CARD_T_NEWLINE || k == CARD_T_END, card_peek(&c, 0)->pos, "`%s` is left over", card_found(&c));
+    CARD_CHECK(k == CARD_T_NEWLINE || k == CARD_T_END, card_peek(&c, 0)->pos, "`%s` is left over",
+               card_found(&c));
 done:
     return st;
 }
@@ -100,9 +106,9 @@ done:
 /* The pieces of a path token. */
 static am_status split_path(card_cursor *c, const card_token *t, card_ast *x)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     const char *s = t->text;
-    int         dots = 0;
+    int dots = 0;
     for (const char *p = s; *p; p++) dots += *p == '.';
     AM_TRY(card_alloc(c->arena, (size_t)(dots + 1) * sizeof *x->seg, &x->seg));
     x->relative = *s == '.';
@@ -111,7 +117,7 @@ static am_status split_path(card_cursor *c, const card_token *t, card_ast *x)
         card_seg *seg = &x->seg[x->num_segs++];
         if (*s == '{') {
             const char *end = strchr(s, '}');
-            card_pos    pos = {t->pos.file, t->pos.line, t->pos.column + (int)(s + 1 - t->text)};
+            card_pos pos = {t->pos.file, t->pos.line, t->pos.column + (int)(s + 1 - t->text)};
             AM_TRY(card_parse_text(c->arena, s + 1, (size_t)(end - s - 1), pos, &seg->expr));
             s = end + 1;
             CARD_CHECK(*s == '.' || *s == '\0', pos, "a dot must follow the } in `%s`", t->text);
@@ -128,9 +134,10 @@ done:
 
 am_status card_parse_path(card_cursor *c, card_ast **out)
 {
-    am_status         st = AM_OK;
+    am_status st = AM_OK;
     const card_token *t = card_peek(c, 0);
-    CARD_CHECK(t->kind == CARD_T_PATH && !card_reserved(t->text), t->pos, "expected a name, found `%s`", card_found(c));
+    CARD_CHECK(t->kind == CARD_T_PATH && !card_reserved(t->text), t->pos, "expected a name, found `%s`",
+               card_found(c));
     AM_TRY(node(c, CARD_A_PATH, t->pos, 0, NULL, out));
     (*out)->text = t->text;
     AM_TRY(split_path(c, t, *out));
@@ -141,12 +148,13 @@ done:
 
 static am_status parse_number(card_cursor *c, card_ast **out)
 {
-    am_status         st = AM_OK;
+    am_status st = AM_OK;
     const card_token *t = card_peek(c, 0);
     AM_TRY(node(c, CARD_A_NUMBER, t->pos, 0, NULL, out));
     (*out)->text = t->text;
     (*out)->integer = strpbrk(t->text, ".e") == NULL;
-    CARD_CHECK(!(*out)->integer || am_parse_i64(t->text, &(*out)->i), t->pos, "%s does not fit into 64 bits", t->text);
+    CARD_CHECK(!(*out)->integer || am_parse_i64(t->text, &(*out)->i), t->pos, "%s does not fit into 64 bits",
+               t->text);
     CARD_CHECK(am_parse_f64(t->text, &(*out)->r), t->pos, "%s is too large a number", t->text);
     c->at++;
 done:
@@ -156,9 +164,9 @@ done:
 /* sum[e](x), each[e < E](x) */
 static am_status parse_slots(card_cursor *c, card_ast **out)
 {
-    am_status   st = AM_OK;
-    card_ast   *kid[3] = {NULL, NULL, NULL};
-    card_pos    pos = card_peek(c, 0)->pos;
+    am_status st = AM_OK;
+    card_ast *kid[3] = {NULL, NULL, NULL};
+    card_pos pos = card_peek(c, 0)->pos;
     const char *text = card_peek(c, 0)->text;
     c->at += 2;
     AM_TRY(card_parse_path(c, &kid[0]));
@@ -192,14 +200,16 @@ static am_status parse_parenthesis(card_cursor *c, card_ast **out)
 {
     am_status st = AM_OK;
     card_list items = {0};
-    bool      tuple = false;
-    card_pos  pos = card_peek(c, 0)->pos;
+    bool tuple = false;
+    card_pos pos = card_peek(c, 0)->pos;
     c->at++;
     AM_TRY(parse_items(c, ")", &items, &tuple));
     AM_TRY(card_need(c, ")", "after the parenthesis"));
     CARD_CHECK(items.num > 0, pos, "an empty parenthesis");
-    if (!tuple) *out = items.at[0];
-    else AM_TRY(node(c, CARD_A_TUPLE, pos, items.num, (card_ast *const *)items.at, out));
+    if (!tuple)
+        *out = items.at[0];
+    else
+        AM_TRY(node(c, CARD_A_TUPLE, pos, items.num, (card_ast *const *)items.at, out));
 done:
     return st;
 }
@@ -208,8 +218,8 @@ static am_status parse_list(card_cursor *c, card_ast **out)
 {
     am_status st = AM_OK;
     card_list items = {0};
-    bool      comma = false;
-    card_pos  pos = card_peek(c, 0)->pos;
+    bool comma = false;
+    card_pos pos = card_peek(c, 0)->pos;
     c->at++;
     AM_TRY(parse_items(c, "]", &items, &comma));
     if (!(items.num == 1 && !comma && card_eat(c, "for"))) {
@@ -218,9 +228,9 @@ static am_status parse_list(card_cursor *c, card_ast **out)
         goto done;
     }
     const card_token *var = card_peek(c, 0);
-    card_ast         *kid[3] = {items.at[0], NULL, NULL};
-    CARD_CHECK(var->kind == CARD_T_PATH && !card_reserved(var->text) && card_is_identifier(var->text), var->pos,
-               "expected a variable after `for`, found `%s`", card_found(c));
+    card_ast *kid[3] = {items.at[0], NULL, NULL};
+    CARD_CHECK(var->kind == CARD_T_PATH && !card_reserved(var->text) && card_is_identifier(var->text),
+               var->pos, "expected a variable after `for`, found `%s`", card_found(c));
     c->at++;
     AM_TRY(card_need(c, "<", "after the variable: [x for i < n]"));
     AM_TRY(card_parse_expr(c, &kid[1]));
@@ -239,11 +249,12 @@ static am_status parse_map(card_cursor *c, card_ast **out)
 {
     am_status st = AM_OK;
     card_list items = {0};
-    card_pos  pos = card_peek(c, 0)->pos;
+    card_pos pos = card_peek(c, 0)->pos;
     c->at++;
     while (!card_is(c, "}")) {
         card_ast *key = NULL, *value = NULL;
-        CARD_CHECK(card_peek(c, 0)->kind == CARD_T_STRING, card_peek(c, 0)->pos, "expected a string as key, found `%s`", card_found(c));
+        CARD_CHECK(card_peek(c, 0)->kind == CARD_T_STRING, card_peek(c, 0)->pos,
+                   "expected a string as key, found `%s`", card_found(c));
         AM_TRY(card_parse_expr(c, &key));
         AM_TRY(card_need(c, ":", "after the key"));
         AM_TRY(card_parse_expr(c, &value));
@@ -259,7 +270,7 @@ done:
 
 static am_status parse_primary(card_cursor *c, card_ast **out)
 {
-    am_status         st = AM_OK;
+    am_status st = AM_OK;
     const card_token *t = card_peek(c, 0);
     if (t->kind == CARD_T_NUMBER) {
         AM_TRY(parse_number(c, out));
@@ -292,7 +303,7 @@ done:
 /* keyword = value, bias?, bias? = default, value : layout */
 static am_status parse_argument(card_cursor *c, card_arg *arg)
 {
-    am_status         st = AM_OK;
+    am_status st = AM_OK;
     const card_token *t = card_peek(c, 0), *next = card_peek(c, 1);
     arg->pos = t->pos;
     if (t->kind == CARD_T_PATH && !card_reserved(t->text) && next->kind == CARD_T_OP &&
@@ -314,8 +325,8 @@ static am_status parse_call(card_cursor *c, card_ast *callee, card_ast **out)
 {
     am_status st = AM_OK;
     card_list args = {0};
-    CARD_CHECK(callee->kind == CARD_A_PATH && !callee->relative && card_is_identifier(callee->text), callee->pos,
-               "only a function's plain name can be called");
+    CARD_CHECK(callee->kind == CARD_A_PATH && !callee->relative && card_is_identifier(callee->text),
+               callee->pos, "only a function's plain name can be called");
     c->at++;
     while (!card_is(c, ")")) {
         card_arg *arg = NULL;
@@ -352,7 +363,8 @@ static am_status parse_postfix(card_cursor *c, card_ast **out)
             AM_TRY(node(c, CARD_A_TRANSPOSE, kid[0]->pos, 1, kid, &kid[0]));
         } else if (card_eat(c, "@")) {
             AM_TRY(parse_primary(c, &kid[1]));
-            CARD_CHECK(kid[0]->kind == CARD_A_PATH && card_is_identifier(kid[0]->text), t->pos, "only a variable can stand left of @");
+            CARD_CHECK(kid[0]->kind == CARD_A_PATH && card_is_identifier(kid[0]->text), t->pos,
+                       "only a variable can stand left of @");
             AM_TRY(node(c, CARD_A_AT, kid[0]->pos, 2, kid, &kid[0]));
         } else {
             break;
@@ -365,10 +377,10 @@ done:
 
 static am_status parse_unary(card_cursor *c, card_ast **out)
 {
-    am_status         st = AM_OK;
+    am_status st = AM_OK;
     const card_token *t = card_peek(c, 0);
-    card_ast         *kid[2] = {NULL, NULL};
-    CARD_CHECK(++c->depth < MAX_DEPTH, t->pos, "nested too deeply");
+    card_ast *kid[2] = {NULL, NULL};
+    CARD_CHECK(++c->depth < CARD_MAX_DEPTH, t->pos, "nested too deeply");
     if (card_eat(c, "-")) {
         AM_TRY(parse_unary(c, &kid[0]));
         AM_TRY(node(c, CARD_A_NEGATE, t->pos, 1, kid, out));
@@ -389,10 +401,11 @@ done:
 
 static const struct {
     const card_op *ops;
-    int            num;
-    bool           repeat; /* a - b - c; comparisons do not chain */
+    int num;
+    bool repeat; /* a - b - c; comparisons do not chain */
 } levels[] = {
-    {(const card_op[]){CARD_OP_EQ, CARD_OP_NE, CARD_OP_LE, CARD_OP_GE, CARD_OP_LT, CARD_OP_GT, CARD_OP_IN}, 7, false},
+    {(const card_op[]){CARD_OP_EQ, CARD_OP_NE, CARD_OP_LE, CARD_OP_GE, CARD_OP_LT, CARD_OP_GT, CARD_OP_IN}, 7,
+     false},
     {NULL, 0, true}, /* | */
     {(const card_op[]){CARD_OP_ADD, CARD_OP_SUB}, 2, true},
     {(const card_op[]){CARD_OP_MUL, CARD_OP_DIV, CARD_OP_FLOORDIV, CARD_OP_MOD}, 4, true},
@@ -417,7 +430,7 @@ static am_status parse_level(card_cursor *c, int level, card_ast **out)
     if (level == NUM_LEVELS) return parse_unary(c, out);
     AM_TRY(parse_level(c, level + 1, &kid[0]));
     for (;;) {
-        card_op  op = CARD_OP_ADD;
+        card_op op = CARD_OP_ADD;
         card_pos pos = card_peek(c, 0)->pos;
         if (!eat_level(c, level, &op)) break;
         AM_TRY(parse_level(c, level + 1, &kid[1]));
@@ -433,10 +446,10 @@ done:
 static am_status parse_not(card_cursor *c, card_ast **out)
 {
     am_status st = AM_OK;
-    card_pos  pos = card_peek(c, 0)->pos;
+    card_pos pos = card_peek(c, 0)->pos;
     card_ast *kid = NULL;
     if (!card_eat(c, "not")) return parse_level(c, 0, out);
-    CARD_CHECK(++c->depth < MAX_DEPTH, pos, "nested too deeply");
+    CARD_CHECK(++c->depth < CARD_MAX_DEPTH, pos, "nested too deeply");
     AM_TRY(parse_not(c, &kid));
     AM_TRY(node(c, CARD_A_NOT, pos, 1, &kid, out));
     c->depth--;
@@ -464,8 +477,8 @@ am_status card_parse_expr(card_cursor *c, card_ast **out)
 {
     am_status st = AM_OK;
     card_ast *kid[3] = {NULL, NULL, NULL};
-    card_pos  pos = card_peek(c, 0)->pos;
-    CARD_CHECK(++c->depth < MAX_DEPTH, pos, "nested too deeply");
+    card_pos pos = card_peek(c, 0)->pos;
+    CARD_CHECK(++c->depth < CARD_MAX_DEPTH, pos, "nested too deeply");
     AM_TRY(parse_logic(c, true, &kid[1]));
     pos = card_peek(c, 0)->pos;
     if (card_eat(c, "if")) {
@@ -476,67 +489,6 @@ am_status card_parse_expr(card_cursor *c, card_ast **out)
         *out = kid[1];
     }
     c->depth--;
-done:
-    return st;
-}
-
-/* ---- layouts ------------------------------------------------------------------------------------------ */
-
-static am_status lay_node(card_cursor *c, am_layout_kind kind, card_pos pos, const card_list *parts, card_lay **out)
-{
-    am_status st = AM_OK;
-    AM_TRY(card_alloc(c->arena, sizeof **out, out));
-    (*out)->kind = kind;
-    (*out)->pos = pos;
-    (*out)->num = parts ? parts->num : 0;
-    (*out)->part = parts ? (card_lay **)parts->at : NULL;
-done:
-    return st;
-}
-
-static am_status parse_product(card_cursor *c, card_lay **out)
-{
-    am_status st = AM_OK;
-    card_list parts = {0};
-    card_pos  pos = card_peek(c, 0)->pos;
-    for (;;) {
-        const card_token *t = card_peek(c, 0);
-        card_lay         *part = NULL;
-        if (card_eat(c, "(")) {
-            CARD_CHECK(++c->depth < MAX_DEPTH, t->pos, "nested too deeply");
-            AM_TRY(card_parse_layout(c, &part));
-            AM_TRY(card_need(c, ")", "in the layout"));
-            c->depth--;
-        } else if (t->kind == CARD_T_NUMBER || (t->kind == CARD_T_PATH && !card_reserved(t->text))) {
-            CARD_CHECK(card_is_identifier(t->text), t->pos, "a dimension is a number or a plain name, not `%s`", t->text);
-            AM_TRY(lay_node(c, AM_LAYOUT_DIM, t->pos, NULL, &part));
-            part->text = t->text;
-            if (t->kind == CARD_T_PATH) AM_TRY(card_parse_path(c, &part->ref));
-            else c->at++;
-        } else {
-            break;
-        }
-        AM_TRY(card_push(c->arena, &parts, part));
-    }
-    CARD_CHECK(parts.num > 0, pos, "expected a dimension, found `%s`", card_found(c));
-    if (parts.num == 1) *out = parts.at[0];
-    else AM_TRY(lay_node(c, AM_LAYOUT_PRODUCT, pos, &parts, out));
-done:
-    return st;
-}
-
-am_status card_parse_layout(card_cursor *c, card_lay **out)
-{
-    am_status st = AM_OK;
-    card_list parts = {0};
-    card_pos  pos = card_peek(c, 0)->pos;
-    do {
-        card_lay *part = NULL;
-        AM_TRY(parse_product(c, &part));
-        AM_TRY(card_push(c->arena, &parts, part));
-    } while (card_eat(c, "+"));
-    if (parts.num == 1) *out = parts.at[0];
-    else AM_TRY(lay_node(c, AM_LAYOUT_SUM, pos, &parts, out));
 done:
     return st;
 }

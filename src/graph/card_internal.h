@@ -4,8 +4,8 @@
  *   card        files, `like`, `use`, printing            card_check              what can be judged without a config.json
  *   card_value, card_scalar, card_eval  expressions       card_rope               rotary frequency tables
  *   card_layout the algebra of shapes and views           card_names              names, checkpoint tensors, parameters
- *   card_ops    operators → graph nodes                   card_keys               which keys of config.json were named
- *   card_elaborate  the model block, layer by layer */
+ *   card_call   calls, registered operators               card_ops, card_arith    operators → graph nodes
+ *   card_keys   which keys of config.json were named      card_elaborate          the model block, layer by layer */
 #ifndef AM_CARD_INTERNAL_H
 #define AM_CARD_INTERNAL_H
 
@@ -43,7 +43,9 @@ typedef struct card_pos {
 
 /* ---- tokens --------------------------------------------------------------------------------------- */
 
-typedef enum card_token_kind { CARD_T_NUMBER, CARD_T_STRING, CARD_T_PATH, CARD_T_OP, CARD_T_WORD, CARD_T_NEWLINE, CARD_T_END } card_token_kind;
+typedef enum card_token_kind {
+    CARD_T_NUMBER, CARD_T_STRING, CARD_T_PATH, CARD_T_OP, CARD_T_WORD, CARD_T_NEWLINE, CARD_T_END
+} card_token_kind;
 
 typedef struct card_token {
     card_token_kind kind;
@@ -192,6 +194,7 @@ struct am_card {
 /** Items of one file, without what `like` and `use` bring. */
 am_status card_parse_source(card_source *src, am_card *card) AM_WARN_UNUSED;
 /* a cursor over tokens, shared by card_parse and card_expr */
+#define CARD_MAX_DEPTH 200 /* of nested brackets, operators and blocks */
 typedef struct card_cursor {
     card_arena  *arena;
     card_source *src;
@@ -336,19 +339,27 @@ typedef struct card_alias {
     bool        copy;
 } card_alias;
 
+/** Ready to evaluate: config.json read, tensors sorted.  close releases what open and the rest took. */
+am_status card_elab_open(card_elab *e, am_card *c, const am_hf_model *model, const am_card_options *options, am_graph *g)
+    AM_WARN_UNUSED;
+void      card_elab_close(card_elab *e);
+
 /* expressions */
 am_status card_eval(card_elab *e, const card_ast *x, card_val *out) AM_WARN_UNUSED;
 am_status card_eval_def(card_elab *e, const card_def *d, card_val *out) AM_WARN_UNUSED;
 am_status card_eval_name(card_elab *e, const card_ast *x, const card_name **out) AM_WARN_UNUSED;
 am_status card_eval_path(card_elab *e, const card_ast *x, card_val *out) AM_WARN_UNUSED;
 am_status card_eval_call(card_elab *e, const card_ast *x, card_val *out) AM_WARN_UNUSED;
+am_status card_name_value(card_elab *e, const card_ast *x, card_val *out) AM_WARN_UNUSED; /* eval_name as a value */
 am_status card_call_func(card_elab *e, const card_func *f, const card_ast *call, card_val *out) AM_WARN_UNUSED;
 am_status card_truth(const card_val *v, card_pos pos, bool *out) AM_WARN_UNUSED;
 am_status card_scalar_op(card_elab *e, const card_ast *x, const card_val *a, const card_val *b, card_val *out) AM_WARN_UNUSED;
 /** len, min, sqrt, given, … over configuration values.  *known = false: not such a function. */
 am_status card_scalar_call(card_elab *e, const card_ast *call, bool *known, card_val *out) AM_WARN_UNUSED;
 bool      card_is_scalar_function(const char *name);
-am_status card_want_int(card_elab *e, const card_val *v, card_pos pos, const char *what, int64_t least, int64_t *out) AM_WARN_UNUSED;
+const char *card_scalar_function(int i); /* NULL after the last */
+am_status card_want_int(card_elab *e, const card_val *v, card_pos pos, const char *what, int64_t least, int64_t *out)
+    AM_WARN_UNUSED;
 am_status card_want_number(card_elab *e, const card_val *v, card_pos pos, const char *what, double *out) AM_WARN_UNUSED;
 /** "`x` is not in config.json …, did you mean …": the sentence for a none where a value is needed. */
 am_status card_fail_none(card_elab *e, const card_val *v, card_pos pos, const char *what) AM_WARN_UNUSED;
@@ -365,9 +376,31 @@ int             card_num_positional(const card_ast *call);
 /** Positional count within [least, most], keywords among `names` (NULL-terminated). */
 am_status card_check_args(const card_ast *call, int least, int most, const char *const *names) AM_WARN_UNUSED;
 
-/* operators */
+/* operators: builders and what they share (card_ops) */
+typedef am_status (*card_build_fn)(card_elab *e, const card_ast *x, card_val *out);
+typedef struct card_builder {
+    const char   *name;
+    card_build_fn build;
+} card_builder;
+extern const card_builder card_tensor_builders[], card_arith_builders[]; /* end with name NULL */
+/** Append a node; an error of the operator's own checks gets the card's position.  *out: its first output. */
+am_status card_emit(card_elab *e, card_pos pos, const char *op, const int *in, int num_in, const am_attrs *attrs, int *out)
+    AM_WARN_UNUSED;
+/** Operand i as a floating tensor [tokens, features …]. */
+am_status card_tensor_operand(card_elab *e, const card_ast *x, int i, int *out) AM_WARN_UNUSED;
+am_status card_number_operand(card_elab *e, const card_ast *x, int i, const char *name, double *out) AM_WARN_UNUSED;
+/** Options by name: absent or none gives `fallback` (false). */
+am_status card_number_option(card_elab *e, const card_ast *x, const char *name, double fallback, double *out) AM_WARN_UNUSED;
+am_status card_truth_option(card_elab *e, const card_ast *x, const char *name, bool *out) AM_WARN_UNUSED;
+/** An option of the language that no operator has: allowed only while it is off. */
+am_status card_refuse_option(card_elab *e, const card_ast *x, const char *name) AM_WARN_UNUSED;
+/** The layout after operand i's `:`, its one part, and a value seen with the dims [N, part]. */
+am_status card_want_layout(card_elab *e, const card_ast *x, int i, const am_layout **out) AM_WARN_UNUSED;
+am_status card_single_part(const card_ast *x, card_pos pos, const am_layout *l, am_layout_part *p) AM_WARN_UNUSED;
+am_status card_view_as(card_elab *e, int value, const am_layout_part *p, int *out) AM_WARN_UNUSED;
 am_status card_graph_call(card_elab *e, const card_ast *call, card_val *out) AM_WARN_UNUSED;
-am_status card_graph_binary(card_elab *e, const card_ast *x, card_op op, const card_val *a, const card_val *b, card_val *out) AM_WARN_UNUSED;
+am_status card_graph_binary(card_elab *e, const card_ast *x, card_op op, const card_val *a, const card_val *b, card_val *out)
+    AM_WARN_UNUSED;
 am_status card_graph_scale(card_elab *e, card_pos pos, int value, double factor, int *out) AM_WARN_UNUSED;
 am_status card_dims_text(const card_elab *e, int value, am_str *out) AM_WARN_UNUSED; /* "[N, H=9, d=64]" */
 /** Is there such a function: scalar, operator, word of the language without operator, row of the graph's table? */

@@ -1,21 +1,22 @@
 /* card_lex: the text of a card becomes tokens that know their line and column.
- * Blanks and comments vanish.  A logical line ends in a NEWLINE token; while a bracket is open, ends of lines are blanks.
- * A dotted path with its braces is one token (card_expr takes it apart); after `family`, `like`, `use` and `ignore` at the
- * start of a line the rest of the line is words, since tensor patterns are not expressions. */
+ * Blanks and comments vanish.  A logical line ends in a NEWLINE token; while a bracket is open, ends of lines
+ * are blanks. A dotted path with its braces is one token (card_expr takes it apart); after `family`, `like`,
+ * `use` and `ignore` at the start of a line the rest of the line is words, since tensor patterns are not
+ * expressions. */
 #include "graph/card_internal.h"
 
 #include <ctype.h>
 #include <string.h>
 
 typedef struct lexer {
-    card_arena  *arena;
+    card_arena *arena;
     card_source *src;
-    size_t       at, line_start;
-    int          line, indent;
-    bool         fresh, words; /* nothing yet on this logical line; the rest of it is words */
-    card_list    open;         /* tokens of open brackets */
-    size_t       cap;
-    card_token  *token; /* heap while it grows */
+    size_t at, line_start;
+    int line, indent;
+    bool fresh, words; /* nothing yet on this logical line; the rest of it is words */
+    card_list open;    /* tokens of open brackets */
+    size_t cap;
+    card_token *token; /* heap while it grows */
 } lexer;
 
 static card_pos here(const lexer *l, size_t at)
@@ -28,12 +29,19 @@ static char peek(const lexer *l, size_t ahead)
     return l->at + ahead < l->src->len ? l->src->text[l->at + ahead] : '\0';
 }
 
-static bool is_word(char c) { return isalnum((unsigned char)c) || c == '_'; }
-static bool starts_name(char c) { return isalpha((unsigned char)c) || c == '_'; }
-
-static am_status add(lexer *l, card_token_kind kind, size_t begin, size_t end, size_t text_begin, size_t text_end)
+static bool is_word(char c)
 {
-    am_status   st = AM_OK;
+    return isalnum((unsigned char)c) || c == '_';
+}
+static bool starts_name(char c)
+{
+    return isalpha((unsigned char)c) || c == '_';
+}
+
+static am_status add(lexer *l, card_token_kind kind, size_t begin, size_t end, size_t text_begin,
+                     size_t text_end)
+{
+    am_status st = AM_OK;
     card_token *t;
     AM_TRY(am_grow(&l->token, &l->cap, (size_t)l->src->num_tokens + 1, sizeof *l->token));
     t = &l->token[l->src->num_tokens];
@@ -48,10 +56,10 @@ done:
 /* ".a", "a.b.{i}.0.c": names, digits and braces joined by dots. */
 static am_status lex_path(lexer *l)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     const char *s = l->src->text;
-    size_t      begin = l->at, p = l->at, n = l->src->len;
-    bool        first = s[p] != '.';
+    size_t begin = l->at, p = l->at, n = l->src->len;
+    bool first = s[p] != '.';
     for (;;) {
         if (!first) {
             if (!(p + 1 < n && s[p] == '.' && (is_word(s[p + 1]) || s[p + 1] == '{'))) break;
@@ -70,7 +78,8 @@ static am_status lex_path(lexer *l)
     AM_TRY(add(l, CARD_T_PATH, begin, p, begin, p));
     l->at = p;
     const char *t = l->token[l->src->num_tokens - 1].text;
-    if (word_line && (strcmp(t, "family") == 0 || strcmp(t, "like") == 0 || strcmp(t, "use") == 0 || strcmp(t, "ignore") == 0))
+    if (word_line && (strcmp(t, "family") == 0 || strcmp(t, "like") == 0 || strcmp(t, "use") == 0 ||
+                      strcmp(t, "ignore") == 0))
         l->words = true;
 done:
     return st;
@@ -78,9 +87,9 @@ done:
 
 static am_status lex_number(lexer *l)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     const char *s = l->src->text;
-    size_t      p = l->at, n = l->src->len;
+    size_t p = l->at, n = l->src->len;
     while (p < n && isdigit((unsigned char)s[p])) p++;
     if (p + 1 < n && s[p] == '.' && isdigit((unsigned char)s[p + 1])) {
         p++;
@@ -105,9 +114,10 @@ done:
 static am_status lex_string(lexer *l)
 {
     am_status st = AM_OK;
-    size_t    p = l->at + 1;
+    size_t p = l->at + 1;
     while (p < l->src->len && l->src->text[p] != '"' && l->src->text[p] != '\n') p++;
-    CARD_CHECK(p < l->src->len && l->src->text[p] == '"', here(l, l->at), "this string has no closing \" on its line");
+    CARD_CHECK(p < l->src->len && l->src->text[p] == '"', here(l, l->at),
+               "this string has no closing \" on its line");
     AM_TRY(add(l, CARD_T_STRING, l->at, p + 1, l->at + 1, p));
     l->at = p + 1;
 done:
@@ -116,7 +126,7 @@ done:
 
 static am_status track_bracket(lexer *l, char c)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     const char *pairs = "()[]{}";
     const char *q = strchr(pairs, c);
     if (!q) goto done;
@@ -130,7 +140,8 @@ static am_status track_bracket(lexer *l, char c)
     }
     CARD_CHECK(l->open.num > 0, t->pos, "this %c closes nothing", c);
     card_token *o = l->open.at[--l->open.num];
-    CARD_CHECK(o->text[0] == q[-1], t->pos, "this %c meets the %s opened at %d:%d", c, o->text, o->pos.line, o->pos.column);
+    CARD_CHECK(o->text[0] == q[-1], t->pos, "this %c meets the %s opened at %d:%d", c, o->text, o->pos.line,
+               o->pos.column);
 done:
     return st;
 }
@@ -139,8 +150,8 @@ static am_status lex_operator(lexer *l)
 {
     static const char *const ops[] = {"==", "!=", "<=", ">=", "**", "//", "^T"};
     am_status st = AM_OK;
-    size_t    n = 1;
-    char      c = peek(l, 0);
+    size_t n = 1;
+    char c = peek(l, 0);
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
         if (c == ops[i][0] && peek(l, 1) == ops[i][1]) n = 2;
     if (n == 1 && (c == '\0' || !strchr("-+*/%()[]{},:=<>|@?", c))) {
@@ -206,16 +217,21 @@ done:
 static am_status lex_all(lexer *l)
 {
     am_status st = AM_OK;
-    bool      end = false;
+    bool end = false;
     for (;;) {
         AM_TRY(skip_blank(l, &end));
         if (end) break;
         char c = peek(l, 0);
-        if (l->words) AM_TRY(lex_word(l));
-        else if (starts_name(c) || (c == '.' && (starts_name(peek(l, 1)) || peek(l, 1) == '{'))) AM_TRY(lex_path(l));
-        else if (isdigit((unsigned char)c)) AM_TRY(lex_number(l));
-        else if (c == '"') AM_TRY(lex_string(l));
-        else AM_TRY(lex_operator(l));
+        if (l->words)
+            AM_TRY(lex_word(l));
+        else if (starts_name(c) || (c == '.' && (starts_name(peek(l, 1)) || peek(l, 1) == '{')))
+            AM_TRY(lex_path(l));
+        else if (isdigit((unsigned char)c))
+            AM_TRY(lex_number(l));
+        else if (c == '"')
+            AM_TRY(lex_string(l));
+        else
+            AM_TRY(lex_operator(l));
     }
     if (l->open.num > 0) {
         const card_token *o = l->open.at[l->open.num - 1];

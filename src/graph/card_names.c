@@ -1,6 +1,7 @@
 /* card_names: tensor names, and the checkpoint's side of parameters.
- * A name is a prefix as the card writes it; the operator adds ".weight" or ".bias".  `spelling` exchanges the card's prefix
- * for the file's; a tie lets one tensor stand for two names.  Every tensor of the model is used exactly, or ignored. */
+ * A name is a prefix as the card writes it; the operator adds ".weight" or ".bias".  `spelling` exchanges the
+ * card's prefix for the file's; a tie lets one tensor stand for two names.  Every tensor of the model is used
+ * exactly, or ignored. */
 #include "graph/card_internal.h"
 
 #include <stdlib.h>
@@ -8,12 +9,13 @@
 
 enum { COMPARE_BYTES = 1 << 20, SHOWN = 5 };
 
-/* ---- names ------------------------------------------------------------------------------------------------------ */
+/* ---- names
+ * ------------------------------------------------------------------------------------------------------ */
 
 static am_status append_brace(card_elab *e, const card_ast *x, am_str *text, const char **stacked)
 {
-    am_status       st = AM_OK;
-    card_val        v;
+    am_status st = AM_OK;
+    card_val v;
     const card_def *d = x->kind == CARD_A_PATH && !x->relative ? card_find_def(e->card, x->text) : NULL;
     if (d && d->role == AM_ROLE_EXPERTS) { /* an axis over names */
         *stacked = d->name;
@@ -35,17 +37,18 @@ done:
 static am_status path_name(card_elab *e, const card_ast *x, card_name *out)
 {
     am_status st = AM_OK;
-    am_str    text = {0};
-    int       first = 0;
+    am_str text = {0};
+    int first = 0;
     if (x->relative) {
-        CARD_CHECK(e->base, x->pos, "`%s`: a leading dot means \"of this layer\", but this is outside of the layers", x->text);
+        CARD_CHECK(e->base, x->pos,
+                   "`%s`: a leading dot means \"of this layer\", but this is outside of the layers", x->text);
         AM_TRY(am_str_printf(&text, "%s", e->base));
     } else if (x->seg[0].text) {
         card_val *v = card_lookup(e->frame, x->seg[0].text);
         if (!v && x->num_segs == 1) v = card_lookup(&e->globals, x->seg[0].text);
         if (v) {
-            CARD_CHECK(v->kind == CARD_V_NAME, x->pos, "`%s` is %s; the name of a tensor belongs here", x->seg[0].text,
-                       card_kind_text(v->kind));
+            CARD_CHECK(v->kind == CARD_V_NAME, x->pos, "`%s` is %s; the name of a tensor belongs here",
+                       x->seg[0].text, card_kind_text(v->kind));
             *out = *v->name;
             AM_TRY(am_str_printf(&text, "%s", v->name->text));
             first = 1;
@@ -53,8 +56,10 @@ static am_status path_name(card_elab *e, const card_ast *x, card_name *out)
     }
     for (int i = first; i < x->num_segs; i++) {
         if (text.len) AM_TRY(am_str_printf(&text, "."));
-        if (x->seg[i].text) AM_TRY(am_str_printf(&text, "%s", x->seg[i].text));
-        else AM_TRY(append_brace(e, x->seg[i].expr, &text, &out->stacked));
+        if (x->seg[i].text)
+            AM_TRY(am_str_printf(&text, "%s", x->seg[i].text));
+        else
+            AM_TRY(append_brace(e, x->seg[i].expr, &text, &out->stacked));
     }
     AM_TRY(card_strndup(&e->arena, text.s ? text.s : "", text.len, &out->text));
 done:
@@ -65,10 +70,11 @@ done:
 /* W[E]: the first axis of one tensor is the experts */
 static am_status index_name(card_elab *e, const card_ast *x, card_name *n)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     const card_ast *ix = x->kid[1];
     const card_def *d = ix->kind == CARD_A_PATH && !ix->relative ? card_find_def(e->card, ix->text) : NULL;
-    CARD_CHECK(d && d->role == AM_ROLE_EXPERTS, ix->pos, "in brackets after a tensor's name stands the definition with the role experts");
+    CARD_CHECK(d && d->role == AM_ROLE_EXPERTS, ix->pos,
+               "in brackets after a tensor's name stands the definition with the role experts");
     n->stacked = d->name;
 done:
     return st;
@@ -76,10 +82,10 @@ done:
 
 am_status card_eval_name(card_elab *e, const card_ast *x, const card_name **out)
 {
-    am_status  st = AM_OK;
+    am_status st = AM_OK;
     card_name *n = NULL;
-    card_val   v;
-    bool       truth = false;
+    card_val v;
+    bool truth = false;
     if (x->kind == CARD_A_ALT) {
         AM_TRY(card_resolve_tie(e, x, out));
         goto done;
@@ -98,8 +104,10 @@ am_status card_eval_name(card_elab *e, const card_ast *x, const card_name **out)
         const card_name *inner = NULL;
         AM_TRY(card_eval_name(e, x->kid[0], &inner));
         *n = *inner;
-        if (x->kind == CARD_A_TRANSPOSE) n->transpose = true;
-        else AM_TRY(index_name(e, x, n));
+        if (x->kind == CARD_A_TRANSPOSE)
+            n->transpose = true;
+        else
+            AM_TRY(index_name(e, x, n));
     } else {
         CARD_FAIL(x->pos, "the name of a tensor belongs here");
     }
@@ -108,7 +116,8 @@ done:
     return st;
 }
 
-/* ---- the checkpoint's tensors --------------------------------------------------------------------------------------- */
+/* ---- the checkpoint's tensors
+ * --------------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
 {
@@ -131,21 +140,27 @@ static card_tensor *find_tensor(const card_elab *e, const char *name)
     size_t low = 0, high = e->num_tensors;
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        int    c = strcmp(name, e->tensor[mid].t->name);
+        int c = strcmp(name, e->tensor[mid].t->name);
         if (c == 0) return &e->tensor[mid];
-        if (c < 0) high = mid;
-        else low = mid + 1;
+        if (c < 0)
+            high = mid;
+        else
+            low = mid + 1;
     }
     return NULL;
 }
 
 static const char *file_of(const card_elab *e, const am_safetensors_tensor *t)
 {
-    if (e->model->files && (size_t)t->file < e->model->num_files) return am_safetensors_path(e->model->files[t->file]);
+    if (e->model->files && (size_t)t->file < e->model->num_files)
+        return am_safetensors_path(e->model->files[t->file]);
     return e->model->dir ? e->model->dir : "the model";
 }
 
-static const char *spelling_text(const card_elab *e, int i) { return ((card_word *)e->card->spelling.at[i])->text; }
+static const char *spelling_text(const card_elab *e, int i)
+{
+    return ((card_word *)e->card->spelling.at[i])->text;
+}
 
 /* `name` with the card's prefix exchanged for spelling `i`. */
 static am_status spell(card_elab *e, const char *name, int i, const char **out)
@@ -160,14 +175,15 @@ static am_status spell(card_elab *e, const char *name, int i, const char **out)
 static am_status disk_name(card_elab *e, const char *name, card_pos pos, const char **out)
 {
     am_status st = AM_OK;
-    int       fits = -1;
-    bool      prefixed = e->card->spelling.num && strncmp(name, spelling_text(e, 0), strlen(spelling_text(e, 0))) == 0;
+    int fits = -1;
+    bool prefixed =
+        e->card->spelling.num && strncmp(name, spelling_text(e, 0), strlen(spelling_text(e, 0))) == 0;
     for (int i = 0; e->spelling < 0 && prefixed && e->num_tensors && i < e->card->spelling.num; i++) {
         const char *s = NULL;
         AM_TRY(spell(e, name, i, &s));
         if (!find_tensor(e, s)) continue;
-        CARD_CHECK(fits < 0, pos, "the model has tensors in two spellings: \"%s…\" and \"%s…\"", spelling_text(e, fits < 0 ? 0 : fits),
-                   spelling_text(e, i));
+        CARD_CHECK(fits < 0, pos, "the model has tensors in two spellings: \"%s…\" and \"%s…\"",
+                   spelling_text(e, fits < 0 ? 0 : fits), spelling_text(e, i));
         fits = i;
     }
     if (fits >= 0) e->spelling = fits;
@@ -183,7 +199,9 @@ bool card_tensor_exists(card_elab *e, const char *name, card_pos pos)
     return find_tensor(e, disk) != NULL;
 }
 
-/* ---- ties ------------------------------------------------------------------------------------------------------------- */
+/* ---- ties
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 static bool tie_flag(const card_elab *e)
 {
@@ -192,11 +210,12 @@ static bool tie_flag(const card_elab *e)
     return !v || v->kind == CARD_V_NONE || (v->kind == CARD_V_BOOL && v->i);
 }
 
-static am_status same_contents(card_elab *e, const am_safetensors_tensor *a, const am_safetensors_tensor *b, bool *same)
+static am_status same_contents(card_elab *e, const am_safetensors_tensor *a, const am_safetensors_tensor *b,
+                               bool *same)
 {
     am_status st = AM_OK;
-    char     *p = NULL, *q = NULL;
-    int64_t   step = COMPARE_BYTES / (int64_t)am_dtype_bytes(a->dtype);
+    char *p = NULL, *q = NULL;
+    int64_t step = COMPARE_BYTES / (int64_t)am_dtype_bytes(a->dtype);
     *same = a->dtype == b->dtype && a->rank == b->rank && a->elements == b->elements &&
             memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) == 0;
     if (!*same) goto done;
@@ -215,7 +234,7 @@ done:
 
 static am_status add_alias(card_elab *e, const char *alias, const char *name, bool copy)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     card_alias *a = NULL;
     AM_TRY(card_alloc(&e->arena, sizeof *a, &a));
     *a = (card_alias){alias, name, copy};
@@ -227,13 +246,14 @@ done:
 /* linear(x, A | B : …), both names absolute: which tensors are there, and are two of them one? */
 static am_status find_alias(void *self, const card_ast *x)
 {
-    am_status         st = AM_OK;
-    card_elab        *e = self;
-    const card_arg   *arg = x->kind == CARD_A_CALL && strcmp(x->text, "linear") == 0 ? card_positional(x, 1) : NULL;
-    const card_ast   *alt = arg && arg->value && arg->value->kind == CARD_A_ALT ? arg->value : NULL;
-    const char       *name[2] = {NULL, NULL}, *full;
+    am_status st = AM_OK;
+    card_elab *e = self;
+    const card_arg *arg =
+        x->kind == CARD_A_CALL && strcmp(x->text, "linear") == 0 ? card_positional(x, 1) : NULL;
+    const card_ast *alt = arg && arg->value && arg->value->kind == CARD_A_ALT ? arg->value : NULL;
+    const char *name[2] = {NULL, NULL}, *full;
     const card_tensor *t[2] = {NULL, NULL};
-    bool              same = false;
+    bool same = false;
     if (!alt || !e->num_tensors) goto done;
     for (int i = 0; i < 2; i++) {
         const card_ast *k = alt->kid[i];
@@ -243,8 +263,10 @@ static am_status find_alias(void *self, const card_ast *x)
         t[i] = find_tensor(e, name[i]);
     }
     if (!tie_flag(e) || (!t[0] && !t[1])) goto done;
-    if (!t[0]) AM_TRY(add_alias(e, name[0], name[1], false));
-    else if (!t[1]) AM_TRY(add_alias(e, name[1], name[0], false));
+    if (!t[0])
+        AM_TRY(add_alias(e, name[0], name[1], false));
+    else if (!t[1])
+        AM_TRY(add_alias(e, name[1], name[0], false));
     else {
         AM_TRY(same_contents(e, t[0]->t, t[1]->t, &same)); /* both there and different: not tied */
         if (same) AM_TRY(add_alias(e, name[0], name[1], true));
@@ -255,10 +277,11 @@ done:
 
 am_status card_find_aliases(card_elab *e)
 {
-    am_status    st = AM_OK;
+    am_status st = AM_OK;
     card_visitor v = {find_alias, e};
     AM_TRY(card_walk_body(&e->card->model, &v));
-    for (int i = 0; i < e->card->funcs.num; i++) AM_TRY(card_walk_body(&((card_func *)e->card->funcs.at[i])->body, &v));
+    for (int i = 0; i < e->card->funcs.num; i++)
+        AM_TRY(card_walk_body(&((card_func *)e->card->funcs.at[i])->body, &v));
 done:
     return st;
 }
@@ -266,9 +289,9 @@ done:
 /* a | b where a name is wanted: a, or b where it is tied to or the only one there. */
 am_status card_resolve_tie(card_elab *e, const card_ast *alt, const card_name **out)
 {
-    am_status        st = AM_OK;
+    am_status st = AM_OK;
     const card_name *n[2] = {NULL, NULL};
-    const char      *full;
+    const char *full;
     for (int i = 0; i < 2; i++) AM_TRY(card_eval_name(e, alt->kid[i], &n[i]));
     *out = n[0];
     if (!e->num_tensors) {
@@ -280,13 +303,16 @@ am_status card_resolve_tie(card_elab *e, const card_ast *alt, const card_name **
     for (int i = 0; i < e->aliases.num; i++)
         if (strcmp(((card_alias *)e->aliases.at[i])->alias, full) == 0) *out = n[1];
     CARD_CHECK(*out == n[1] || find_tensor(e, full), alt->pos,
-               "the model has no tensor `%s`, though tie_word_embeddings is false in %s: the file is incomplete, or the key should be true",
+               "the model has no tensor `%s`, though tie_word_embeddings is false in %s: the file is "
+               "incomplete, or the key should be true",
                full, e->model->config_path);
 done:
     return st;
 }
 
-/* ---- parameters --------------------------------------------------------------------------------------------------------- */
+/* ---- parameters
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 static am_status shape_text(int rank, const am_layout *const *axes, bool transpose, bool names, am_str *out)
 {
@@ -295,8 +321,10 @@ static am_status shape_text(int rank, const am_layout *const *axes, bool transpo
     for (int i = 0; i < rank; i++) {
         const am_layout *l = axes[transpose ? rank - 1 - i : i];
         if (i) AM_TRY(am_str_printf(out, ", "));
-        if (names) AM_TRY(am_layout_print(l, out));
-        else AM_TRY(am_str_printf(out, "%" PRId64, l->size));
+        if (names)
+            AM_TRY(am_layout_print(l, out));
+        else
+            AM_TRY(am_str_printf(out, "%" PRId64, l->size));
     }
     AM_TRY(am_str_printf(out, "]"));
 done:
@@ -314,12 +342,13 @@ done:
     return st;
 }
 
-static am_status check_on_disk(card_elab *e, const char *name, card_pos pos, int rank, const am_layout *const *axes, bool transpose)
+static am_status check_on_disk(card_elab *e, const char *name, card_pos pos, int rank,
+                               const am_layout *const *axes, bool transpose)
 {
-    am_status    st = AM_OK;
+    am_status st = AM_OK;
     card_tensor *t = find_tensor(e, name);
-    am_str       want = {0}, file = {0};
-    bool         same = t && t->t->rank == rank;
+    am_str want = {0}, file = {0};
+    bool same = t && t->t->rank == rank;
     if (!e->num_tensors) goto done;
     AM_TRY(shape_text(rank, axes, transpose, false, &want));
     AM_TRY(am_str_printf(&want, " = "));
@@ -327,12 +356,17 @@ static am_status check_on_disk(card_elab *e, const char *name, card_pos pos, int
     if (!t) {
         const char *near = NULL;
         AM_TRY(nearest_tensor(e, name, &near));
-        CARD_FAIL(pos, "the model in %s has no tensor `%s` (expected shape %s)%s%s%s: does this card fit the model?",
-                  e->model->dir ? e->model->dir : "?", name, want.s, near ? "; nearest: `" : "", near ? near : "", near ? "`" : "");
+        CARD_FAIL(
+            pos,
+            "the model in %s has no tensor `%s` (expected shape %s)%s%s%s: does this card fit the model?",
+            e->model->dir ? e->model->dir : "?", name, want.s, near ? "; nearest: `" : "", near ? near : "",
+            near ? "`" : "");
     }
     for (int i = 0; same && i < rank; i++) same = t->t->shape[i] == axes[transpose ? rank - 1 - i : i]->size;
-    for (int i = 0; i < t->t->rank; i++) AM_TRY(am_str_printf(&file, "%s%" PRId64, i ? ", " : "", t->t->shape[i]));
-    CARD_CHECK(same, pos, "tensor `%s` in %s has the shape [%s], the card says %s", name, file_of(e, t->t), file.s ? file.s : "", want.s);
+    for (int i = 0; i < t->t->rank; i++)
+        AM_TRY(am_str_printf(&file, "%s%" PRId64, i ? ", " : "", t->t->shape[i]));
+    CARD_CHECK(same, pos, "tensor `%s` in %s has the shape [%s], the card says %s", name, file_of(e, t->t),
+               file.s ? file.s : "", want.s);
     if (!t->used_by) AM_TRY(card_printf(&e->arena, &t->used_by, "%s:%d:%d", pos.file, pos.line, pos.column));
 done:
     am_str_release(&want);
@@ -355,13 +389,13 @@ done:
     return st;
 }
 
-am_status card_param(card_elab *e, const card_name *n, const char *suffix, card_pos pos, int rank, const am_layout *const *axes,
-                     int *value)
+am_status card_param(card_elab *e, const card_name *n, const char *suffix, card_pos pos, int rank,
+                     const am_layout *const *axes, int *value)
 {
-    am_status    st = AM_OK;
-    am_param     p = {.rank = rank, .layer = e->layer, .trainable = true};
-    const char  *full = NULL, **tensor = NULL;
-    int          param = -1;
+    am_status st = AM_OK;
+    am_param p = {.rank = rank, .layer = e->layer, .trainable = true};
+    const char *full = NULL, **tensor = NULL;
+    int param = -1;
     if (n->stacked) AM_TRY(card_refuse_op(pos, "tensors stacked over experts"));
     CARD_CHECK(n->text[0], pos, "the name of this tensor is empty");
     AM_TRY(card_printf(&e->arena, &full, "%s%s", n->text, suffix));
@@ -378,21 +412,24 @@ am_status card_param(card_elab *e, const card_name *n, const char *suffix, card_
     tensor[0] = p.name;
     p.disk.num_tensors = 1;
     p.disk.tensor = tensor;
-    AM_TRY(am_graph_param(e->g, &p, &param, value));
+    st = am_graph_param(e->g, &p, &param, value);
+    if (st != AM_OK) CARD_FAIL(pos, "%s", am_error_message());
     CARD_CHECK(am_graph_param_at(e->g, param)->disk.transpose == p.disk.transpose, pos,
                "`%s` is used once as it is stored and once transposed (^T)", p.name);
 done:
     return st;
 }
 
-/* ---- leftovers ------------------------------------------------------------------------------------------------------------- */
+/* ---- leftovers
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 /* Patterns with their braces filled in: {L} becomes its value, {E..X} every number from E up to X - 1. */
 static am_status brace_value(card_elab *e, const char *s, size_t n, card_pos pos, int64_t *out)
 {
     am_status st = AM_OK;
     card_ast *x = NULL;
-    card_val  v;
+    card_val v;
     AM_TRY(card_parse_text(&e->arena, s, n, pos, &x));
     AM_TRY(card_eval(e, x, &v));
     AM_TRY(card_want_int(e, &v, pos, "what stands in the braces of a pattern", 0, out));
@@ -402,22 +439,23 @@ done:
 
 static am_status expand(card_elab *e, const char *pattern, card_pos pos, card_list *out)
 {
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     const char *open = strchr(pattern, '{'), *close = open ? strchr(open, '}') : NULL, *next;
-    int64_t     from = 0, to = 0;
+    int64_t from = 0, to = 0;
     if (!open) {
         AM_TRY(card_push(&e->arena, out, (void *)pattern));
         goto done;
     }
     CARD_CHECK(close, pos, "the { of `%s` is never closed", pattern);
     const char *dots = strstr(open, "..");
-    bool        range = dots && dots < close;
+    bool range = dots && dots < close;
     AM_TRY(brace_value(e, open + 1, (size_t)((range ? dots : close) - open - 1), pos, &from));
     to = from + 1;
     if (range) AM_TRY(brace_value(e, dots + 2, (size_t)(close - dots - 2), pos, &to));
     CARD_CHECK(to - from < 100000, pos, "`%s` names %" PRId64 " tensors", pattern, to - from);
     for (int64_t i = from; i < to; i++) {
-        AM_TRY(card_printf(&e->arena, &next, "%.*s%" PRId64 "%s", (int)(open - pattern), pattern, i, close + 1));
+        AM_TRY(
+            card_printf(&e->arena, &next, "%.*s%" PRId64 "%s", (int)(open - pattern), pattern, i, close + 1));
         AM_TRY(expand(e, next, pos, out));
     }
 done:
@@ -432,7 +470,8 @@ static am_status ignore_pattern(card_elab *e, const card_word *w, bool *ignored)
     for (int k = 0; k < patterns.num; k++)
         for (size_t i = 0; i < e->num_tensors; i++) {
             if (!am_glob_match(patterns.at[k], e->tensor[i].t->name)) continue;
-            CARD_CHECK(!e->tensor[i].used_by, w->pos, "`ignore %s` matches the tensor `%s`, which the card uses (%s)", w->text,
+            CARD_CHECK(!e->tensor[i].used_by, w->pos,
+                       "`ignore %s` matches the tensor `%s`, which the card uses (%s)", w->text,
                        e->tensor[i].t->name, e->tensor[i].used_by);
             ignored[i] = true;
         }
@@ -443,22 +482,26 @@ done:
 am_status card_check_leftover(card_elab *e)
 {
     am_status st = AM_OK;
-    bool     *ignored = NULL;
-    am_str    list = {0};
-    int       left = 0;
+    bool *ignored = NULL;
+    am_str list = {0};
+    int left = 0;
     AM_TRY(card_alloc(&e->arena, e->num_tensors + 1, &ignored));
-    for (int i = 0; i < e->card->ignore_tensors.num; i++) AM_TRY(ignore_pattern(e, e->card->ignore_tensors.at[i], ignored));
+    for (int i = 0; i < e->card->ignore_tensors.num; i++)
+        AM_TRY(ignore_pattern(e, e->card->ignore_tensors.at[i], ignored));
     for (size_t i = 0; i < e->num_tensors; i++) {
         const am_safetensors_tensor *t = e->tensor[i].t;
         if (ignored[i] || e->tensor[i].used_by || left++ >= SHOWN) continue;
         AM_TRY(am_str_printf(&list, "%s`%s` [", list.len ? ", " : "", t->name));
-        for (int k = 0; k < t->rank; k++) AM_TRY(am_str_printf(&list, "%s%" PRId64, k ? ", " : "", t->shape[k]));
+        for (int k = 0; k < t->rank; k++)
+            AM_TRY(am_str_printf(&list, "%s%" PRId64, k ? ", " : "", t->shape[k]));
         AM_TRY(am_str_printf(&list, "] in %s", file_of(e, t)));
     }
     AM_CHECK(left == 0, AM_ERR_CARD,
-             "%s: %d tensor%s of the model named by nothing in this card: %s%s. Another card may fit; a tensor that the model does not "
+             "%s: %d tensor%s of the model %s named by nothing in this card: %s%s. Another card may fit; a "
+             "tensor that the model does not "
              "need can be named in a line `ignore PATTERN` of the card",
-             e->card->path, left, left == 1 ? " is" : "s are", list.s, left > SHOWN ? ", …" : "");
+             e->card->path, left, left == 1 ? "" : "s", left == 1 ? "is" : "are", list.s,
+             left > SHOWN ? ", …" : "");
 done:
     am_str_release(&list);
     return st;

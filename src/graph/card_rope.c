@@ -1,8 +1,8 @@
 /* card_rope: rope_table(d, theta = …, kind = …, type = …, base = …, partial = …).
- * One reader for all cards and both spellings of config.json: rope_theta with rope_scaling, or rope_parameters (perhaps one
- * map per kind of layer, chosen by `kind`).  Keywords are the family's defaults; config.json wins.  `base` is a theta of its
- * own without scaling (Gemma 3's local layers).
- * Frequencies are formed in fp32, step by step as transformers forms them: at position 8192 a frequency that differs in its
+ * One reader for all cards and both spellings of config.json: rope_theta with rope_scaling, or
+ * rope_parameters (perhaps one map per kind of layer, chosen by `kind`).  Keywords are the family's defaults;
+ * config.json wins.  `base` is a theta of its own without scaling (Gemma 3's local layers). Frequencies are
+ * formed in fp32, step by step as transformers forms them: at position 8192 a frequency that differs in its
  * last bit turns by half a milliradian. */
 #include "graph/card_internal.h"
 
@@ -10,17 +10,18 @@
 #include <string.h>
 
 typedef struct rope_reader {
-    card_elab      *e;
-    card_pos        pos;
+    card_elab *e;
+    card_pos pos;
     const card_ast *call;
-    card_val        map;  /* merged rope_scaling and rope_parameters, of this kind of layer */
-    const char     *name; /* the key the map came from */
-    const char     *type, *type_key;
-    double          theta, partial;
-    int64_t         width;
+    card_val map;     /* merged rope_scaling and rope_parameters, of this kind of layer */
+    const char *name; /* the key the map came from */
+    const char *type, *type_key;
+    double theta, partial;
+    int64_t width;
 } rope_reader;
 
-/* ---- reading -------------------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * -------------------------------------------------------------------------------------------------------- */
 
 static am_status keyword(rope_reader *r, const char *name, card_val *out)
 {
@@ -34,7 +35,7 @@ static am_status merge(rope_reader *r, const card_val *old, const card_val *new)
 {
     am_status st = AM_OK;
     card_val *item = NULL;
-    int       n = (old ? old->num : 0) + (new ? new->num : 0);
+    int n = (old ? old->num : 0) + (new ? new->num : 0);
     r->map = (card_val){.kind = CARD_V_MAP};
     AM_TRY(card_alloc(&r->e->arena, (size_t)n * sizeof *item, &item));
     AM_TRY(card_alloc(&r->e->arena, (size_t)n * sizeof *r->map.key, &r->map.key));
@@ -54,10 +55,11 @@ done:
 
 static am_status map_key(rope_reader *r, const char *key, const card_val **out)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     const card_val *v = card_map_get(&r->e->config, key);
-    CARD_CHECK(!v || v->kind == CARD_V_NONE || v->kind == CARD_V_MAP, r->pos, "`%s` of %s must be a map or null, not %s", key,
-               r->e->model->config_path, card_kind_text(v->kind));
+    CARD_CHECK(!v || v->kind == CARD_V_NONE || v->kind == CARD_V_MAP, r->pos,
+               "`%s` of %s must be a map or null, not %s", key, r->e->model->config_path,
+               card_kind_text(v->kind));
     *out = v && v->kind == CARD_V_MAP ? v : NULL;
 done:
     return st;
@@ -65,19 +67,22 @@ done:
 
 static am_status choose_kind(rope_reader *r)
 {
-    am_status       st = AM_OK;
-    card_val        kind;
-    const char     *first = NULL;
+    am_status st = AM_OK;
+    card_val kind;
+    const char *first = NULL;
     const card_val *part = NULL;
     for (int i = 0; i < r->map.num && !first; i++)
         if (r->map.item[i].kind == CARD_V_MAP) first = r->map.key[i];
     AM_TRY(keyword(r, "kind", &kind));
-    CARD_CHECK(kind.kind == CARD_V_NONE || kind.kind == CARD_V_STR, r->pos, "kind must be a string, not %s", card_kind_text(kind.kind));
+    CARD_CHECK(kind.kind == CARD_V_NONE || kind.kind == CARD_V_STR, r->pos, "kind must be a string, not %s",
+               card_kind_text(kind.kind));
     if (!first) goto done;
-    CARD_CHECK(kind.kind == CARD_V_STR, r->pos, "%s of %s holds a map for each kind of layer (`%s`, …), but this card gives no kind", r->name,
+    CARD_CHECK(kind.kind == CARD_V_STR, r->pos,
+               "%s of %s holds a map for each kind of layer (`%s`, …), but this card gives no kind", r->name,
                r->e->model->config_path, first);
     part = card_map_get(&r->map, kind.s);
-    CARD_CHECK(part && part->kind == CARD_V_MAP, r->pos, "%s of %s has no entry `%s`", r->name, r->e->model->config_path, kind.s);
+    CARD_CHECK(part && part->kind == CARD_V_MAP, r->pos, "%s of %s has no entry `%s`", r->name,
+               r->e->model->config_path, kind.s);
     AM_TRY(card_printf(&r->e->arena, &r->name, "%s.%s", r->name, kind.s));
     AM_TRY(merge(r, NULL, part));
 done:
@@ -87,10 +92,10 @@ done:
 /* map's key, config.json's key of the same name, the card's keyword, `fallback` */
 static am_status number_of(rope_reader *r, const char *key, const char *word, double fallback, double *out)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     const card_val *v = card_map_get(&r->map, key), *top = card_map_get(&r->e->config, key);
-    const char     *what = NULL;
-    card_val        k;
+    const char *what = NULL;
+    card_val k;
     if (!v || v->kind == CARD_V_NONE) v = top;
     if (!v || v->kind == CARD_V_NONE) {
         AM_TRY(keyword(r, word, &k));
@@ -106,8 +111,8 @@ done:
 
 static am_status read_type(rope_reader *r)
 {
-    am_status       st = AM_OK;
-    card_val        k;
+    am_status st = AM_OK;
+    card_val k;
     const card_val *v = card_map_get(&r->map, "rope_type");
     r->type_key = "rope_type";
     if (!v || v->kind == CARD_V_NONE) {
@@ -121,8 +126,9 @@ static am_status read_type(rope_reader *r)
         AM_TRY(keyword(r, "type", &k));
         v = &k;
     }
-    CARD_CHECK(v->kind == CARD_V_NONE || v->kind == CARD_V_STR, r->pos, "%s.%s of %s must be a string, not %s", r->name, r->type_key,
-               r->e->model->config_path, card_kind_text(v->kind));
+    CARD_CHECK(v->kind == CARD_V_NONE || v->kind == CARD_V_STR, r->pos,
+               "%s.%s of %s must be a string, not %s", r->name, r->type_key, r->e->model->config_path,
+               card_kind_text(v->kind));
     r->type = v->kind == CARD_V_STR ? v->s : "default";
 done:
     return st;
@@ -130,9 +136,9 @@ done:
 
 static am_status read_config(rope_reader *r)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     const card_val *old = NULL, *new = NULL;
-    card_val        base, width;
+    card_val base, width;
     AM_TRY(card_eval(r->e, card_positional(r->call, 0)->value, &width));
     AM_TRY(card_want_int(r->e, &width, r->pos, "the width of rope_table", 1, &r->width));
     AM_TRY(map_key(r, "rope_scaling", &old));
@@ -155,14 +161,16 @@ done:
     return st;
 }
 
-/* ---- tables ----------------------------------------------------------------------------------------------------------- */
+/* ---- tables
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static am_status factor_of(rope_reader *r, const char *key, double *out)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     const card_val *v = card_map_get(&r->map, key);
-    CARD_CHECK(v && card_is_number(v), r->pos, "%s.%s = \"%s\" needs the number %s.%s in %s", r->name, r->type_key, r->type, r->name, key,
-               r->e->model->config_path);
+    CARD_CHECK(v && card_is_number(v), r->pos, "%s.%s = \"%s\" needs the number %s.%s in %s", r->name,
+               r->type_key, r->type, r->name, key, r->e->model->config_path);
     *out = card_number(v);
     CARD_CHECK(*out > 0, r->pos, "%s.%s of %s must be above 0", r->name, key, r->e->model->config_path);
 done:
@@ -172,11 +180,12 @@ done:
 /* A top-level key wins; max_position_embeddings stands in where nothing says more. */
 static am_status original_positions(rope_reader *r, double *out)
 {
-    am_status       st = AM_OK;
+    am_status st = AM_OK;
     const card_val *v = card_map_get(&r->e->config, "original_max_position_embeddings");
     if (!v || v->kind == CARD_V_NONE) v = card_map_get(&r->map, "original_max_position_embeddings");
     if (!v || v->kind == CARD_V_NONE) v = card_map_get(&r->e->config, "max_position_embeddings");
-    CARD_CHECK(v && card_is_number(v), r->pos, "%s.%s = \"%s\" needs %s.original_max_position_embeddings in %s", r->name, r->type_key,
+    CARD_CHECK(v && card_is_number(v), r->pos,
+               "%s.%s = \"%s\" needs %s.original_max_position_embeddings in %s", r->name, r->type_key,
                r->type, r->name, r->e->model->config_path);
     *out = card_number(v);
 done:
@@ -186,16 +195,18 @@ done:
 static am_status scale_llama3(rope_reader *r, card_rope *t)
 {
     am_status st = AM_OK;
-    double    factor = 0, low = 0, high = 0, original = 0;
+    double factor = 0, low = 0, high = 0, original = 0;
     AM_TRY(factor_of(r, "factor", &factor));
     AM_TRY(factor_of(r, "low_freq_factor", &low));
     AM_TRY(factor_of(r, "high_freq_factor", &high));
     AM_TRY(original_positions(r, &original));
-    CARD_CHECK(high > low, r->pos, "%s.high_freq_factor of %s must be above low_freq_factor", r->name, r->e->model->config_path);
+    CARD_CHECK(high > low, r->pos, "%s.high_freq_factor of %s must be above low_freq_factor", r->name,
+               r->e->model->config_path);
     for (int64_t k = 0; k < t->num; k++) {
         float inv = (float)t->inv_freq[k], length = (float)(2 * M_PI) / inv;
         float smooth = ((float)original / length - (float)low) / (float)(high - low);
-        if ((double)length > original / low) t->inv_freq[k] = (double)(inv / (float)factor);
+        if ((double)length > original / low)
+            t->inv_freq[k] = (double)(inv / (float)factor);
         else if (!((double)length < original / high))
             t->inv_freq[k] = (double)((1 - smooth) * inv / (float)factor + smooth * inv);
     }
@@ -206,11 +217,12 @@ done:
 static am_status build(rope_reader *r, card_rope *t)
 {
     am_status st = AM_OK;
-    double    factor = 0;
+    double factor = 0;
     t->dim = (int64_t)((double)r->width * r->partial);
     CARD_CHECK(t->dim >= 2 && t->dim % 2 == 0 && t->dim <= r->width, r->pos,
-               "rope turns pairs: %" PRId64 " of %" PRId64 " features (partial_rotary_factor %.10g) is not an even number of them", t->dim,
-               r->width, r->partial);
+               "rope turns pairs: %" PRId64 " of %" PRId64
+               " features (partial_rotary_factor %.10g) is not an even number of them",
+               t->dim, r->width, r->partial);
     CARD_CHECK(r->theta > 0, r->pos, "rope's theta must be above 0, not %.10g", r->theta);
     t->num = t->dim / 2;
     t->factor = 1;
@@ -235,24 +247,29 @@ static am_status check_map(rope_reader *r)
 {
     static const char *const always[] = {"rope_type", "type", "rope_theta", "partial_rotary_factor", NULL};
     static const char *const linear[] = {"factor", NULL};
-    static const char *const llama3[] = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", NULL};
+    static const char *const llama3[] = {"factor", "low_freq_factor", "high_freq_factor",
+                                         "original_max_position_embeddings", NULL};
     static const char *const nothing[] = {NULL};
-    am_status          st = AM_OK;
-    const char        *full = NULL;
-    const char *const *own = strcmp(r->type, "linear") == 0 ? linear : strcmp(r->type, "llama3") == 0 ? llama3 : nothing;
+    am_status st = AM_OK;
+    const char *full = NULL;
+    const char *const *own = strcmp(r->type, "linear") == 0   ? linear
+                             : strcmp(r->type, "llama3") == 0 ? llama3
+                                                              : nothing;
     if (own == nothing)
         CARD_CHECK(strcmp(r->type, "default") == 0, r->pos,
-                   "%s.%s = \"%s\" of %s: rope tables are made for default, linear and llama3; this scaling is not offered", r->name,
-                   r->type_key, r->type, r->e->model->config_path);
+                   "%s.%s = \"%s\" of %s: rope tables are made for default, linear and llama3; this scaling "
+                   "is not offered",
+                   r->name, r->type_key, r->type, r->e->model->config_path);
     for (int i = 0; i < r->map.num; i++) {
         bool known = r->map.item[i].kind == CARD_V_NONE;
         for (int k = 0; always[k]; k++) known = known || strcmp(always[k], r->map.key[i]) == 0;
         for (int k = 0; own[k]; k++) known = known || strcmp(own[k], r->map.key[i]) == 0;
         AM_TRY(card_printf(&r->e->arena, &full, "%s.%s", r->name, r->map.key[i]));
-        CARD_CHECK(known || card_option_ignores(r->e, full), r->pos,
-                   "the key %s of %s is read by nothing for rope type \"%s\"; if it changes no number, let it pass: "
-                   "model.ignore_config_keys: [%s]",
-                   full, r->e->model->config_path, r->type, full);
+        CARD_CHECK(
+            known || card_option_ignores(r->e, full), r->pos,
+            "the key %s of %s is read by nothing for rope type \"%s\"; if it changes no number, let it pass: "
+            "model.ignore_config_keys: [%s]",
+            full, r->e->model->config_path, r->type, full);
     }
 done:
     return st;
@@ -261,9 +278,9 @@ done:
 am_status card_rope_table(card_elab *e, const card_ast *call, card_val *out)
 {
     static const char *const words[] = {"theta", "kind", "type", "base", "partial", NULL};
-    am_status   st = AM_OK;
+    am_status st = AM_OK;
     rope_reader r = {.e = e, .pos = call->pos, .call = call};
-    card_rope  *t = NULL;
+    card_rope *t = NULL;
     AM_TRY(card_check_args(call, 1, 1, words));
     AM_TRY(read_config(&r));
     AM_TRY(check_map(&r));
@@ -272,7 +289,9 @@ am_status card_rope_table(card_elab *e, const card_ast *call, card_val *out)
     card_rope *same = NULL; /* equal tables are one */
     for (int i = 0; i < e->ropes.num && !same; i++) {
         card_rope *old = e->ropes.at[i];
-        if (old->dim == t->dim && memcmp(old->inv_freq, t->inv_freq, (size_t)t->num * sizeof *t->inv_freq) == 0) same = old;
+        if (old->dim == t->dim &&
+            memcmp(old->inv_freq, t->inv_freq, (size_t)t->num * sizeof *t->inv_freq) == 0)
+            same = old;
     }
     if (!same) AM_TRY(card_push(&e->arena, &e->ropes, t));
     *out = (card_val){.kind = CARD_V_ROPE, .rope = same ? same : t};
@@ -284,8 +303,8 @@ done:
 am_status card_rope_values(card_elab *e, card_rope *r, card_pos pos)
 {
     am_status st = AM_OK;
-    am_attrs  attrs = {.rope_factor = r->factor};
-    int       in[2], out[AM_MAX_OUT];
+    am_attrs attrs = {.rope_factor = r->factor};
+    int in[2], out[AM_MAX_OUT];
     if (r->cos >= 0) goto done;
     AM_TRY(am_graph_input(e->g, "pos", &in[0]));
     AM_TRY(am_graph_constant(e->g, "inv_freq", r->inv_freq, r->num, &in[1]));

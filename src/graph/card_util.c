@@ -1,4 +1,5 @@
-/* card_util: the arena of the card front end (everything of a card or of one elaboration goes at once) and its lists. */
+/* card_util: the arena of the card front end (everything of a card or of one elaboration goes at once) and
+ * its lists. */
 #include "graph/card_internal.h"
 
 #include <string.h>
@@ -7,17 +8,17 @@ enum { BLOCK_BYTES = 16 * 1024 };
 
 struct card_block {
     struct card_block *next;
-    size_t             used, size;
-    _Alignas(16) char  bytes[];
+    size_t used, size;
+    _Alignas(16) char bytes[];
 };
 
 am_status card_alloc(card_arena *a, size_t bytes, void *out_ptr)
 {
     am_status st = AM_OK;
-    size_t    need = (bytes + 15u) & ~(size_t)15u;
+    size_t need = (bytes + 15u) & ~(size_t)15u;
     AM_CHECK(need >= bytes, AM_ERR_MEMORY, "%zu bytes are too many", bytes);
     if (!a->block || a->block->size - a->block->used < need) {
-        size_t             size = need > BLOCK_BYTES ? need : BLOCK_BYTES;
+        size_t size = need > BLOCK_BYTES ? need : BLOCK_BYTES;
         struct card_block *b = NULL;
         AM_TRY(am_calloc(1, sizeof *b + size, &b));
         b->size = size;
@@ -42,7 +43,7 @@ void card_arena_release(card_arena *a)
 am_status card_strndup(card_arena *a, const char *s, size_t n, const char **out)
 {
     am_status st = AM_OK;
-    char     *copy = NULL;
+    char *copy = NULL;
     AM_TRY(card_alloc(a, n + 1, &copy));
     memcpy(copy, s, n);
     *out = copy;
@@ -53,8 +54,8 @@ done:
 am_status card_printf(card_arena *a, const char **out, const char *fmt, ...)
 {
     am_status st = AM_OK;
-    char     *text = NULL;
-    va_list   ap;
+    char *text = NULL;
+    va_list ap;
     va_start(ap, fmt);
     int n = vsnprintf(NULL, 0, fmt, ap);
     va_end(ap);
@@ -72,7 +73,7 @@ am_status card_push(card_arena *a, card_list *l, void *item)
 {
     am_status st = AM_OK;
     if (l->num == l->cap) { /* the old array stays in the arena: lists are short */
-        int    cap = l->cap ? 2 * l->cap : 4;
+        int cap = l->cap ? 2 * l->cap : 4;
         void **at = NULL;
         AM_TRY(card_alloc(a, (size_t)cap * sizeof *at, &at));
         if (l->num) memcpy(at, l->at, (size_t)l->num * sizeof *at);

@@ -1,4 +1,5 @@
-/* card_value: what expressions evaluate to: config.json as such values, equality, and how a sentence shows one. */
+/* card_value: what expressions evaluate to: config.json as such values, equality, and how a sentence shows
+ * one. */
 #include "graph/card_internal.h"
 
 #include <math.h>
@@ -16,11 +17,11 @@ const char *card_kind_text(card_kind k)
 
 static am_status from_object(card_arena *a, const json_t *j, card_val *out)
 {
-    am_status   st = AM_OK;
-    card_val   *item = NULL;
+    am_status st = AM_OK;
+    card_val *item = NULL;
     const char *key;
-    json_t     *value;
-    size_t      n = json_object_size(j);
+    json_t *value;
+    size_t n = json_object_size(j);
     AM_TRY(card_alloc(a, n * sizeof *item, &item));
     AM_TRY(card_alloc(a, n * sizeof *out->key, &out->key));
     out->kind = CARD_V_MAP;
@@ -38,7 +39,7 @@ static am_status from_array(card_arena *a, const json_t *j, card_val *out)
 {
     am_status st = AM_OK;
     card_val *item = NULL;
-    size_t    n = json_array_size(j);
+    size_t n = json_array_size(j);
     AM_TRY(card_alloc(a, n * sizeof *item, &item));
     for (size_t i = 0; i < n; i++) AM_TRY(card_from_json(a, json_array_get(j, i), &item[i]));
     *out = (card_val){.kind = CARD_V_LIST, .num = (int)n, .item = item};
@@ -49,13 +50,18 @@ done:
 am_status card_from_json(card_arena *a, const json_t *j, card_val *out)
 {
     am_status st = AM_OK;
-    double    r;
+    double r;
     *out = (card_val){0};
-    if (json_is_integer(j)) *out = card_int(json_integer_value(j));
-    else if (am_json_number(j, &r)) *out = card_real(r); /* {"__float__": "Infinity"} too */
-    else if (json_is_boolean(j)) *out = card_bool(json_is_true(j));
-    else if (json_is_array(j)) AM_TRY(from_array(a, j, out));
-    else if (json_is_object(j)) AM_TRY(from_object(a, j, out));
+    if (json_is_integer(j))
+        *out = card_int(json_integer_value(j));
+    else if (am_json_number(j, &r))
+        *out = card_real(r); /* {"__float__": "Infinity"} too */
+    else if (json_is_boolean(j))
+        *out = card_bool(json_is_true(j));
+    else if (json_is_array(j))
+        AM_TRY(from_array(a, j, out));
+    else if (json_is_object(j))
+        AM_TRY(from_object(a, j, out));
     else if (json_is_string(j)) {
         out->kind = CARD_V_STR;
         AM_TRY(card_strndup(a, json_string_value(j), json_string_length(j), &out->s));
@@ -74,18 +80,23 @@ const card_val *card_map_get(const card_val *map, const char *key)
 bool card_equal(const card_val *a, const card_val *b)
 {
     if (card_is_number(a) && card_is_number(b))
-        return a->kind == CARD_V_INT && b->kind == CARD_V_INT ? a->i == b->i : card_number(a) == card_number(b);
+        return a->kind == CARD_V_INT && b->kind == CARD_V_INT ? a->i == b->i
+                                                              : card_number(a) == card_number(b);
     if (a->kind != b->kind) return false;
     switch (a->kind) {
-    case CARD_V_NONE: return true;
-    case CARD_V_BOOL: return a->i == b->i;
-    case CARD_V_STR: return strcmp(a->s, b->s) == 0;
+    case CARD_V_NONE:
+        return true;
+    case CARD_V_BOOL:
+        return a->i == b->i;
+    case CARD_V_STR:
+        return strcmp(a->s, b->s) == 0;
     case CARD_V_LIST:
         if (a->num != b->num) return false;
         for (int i = 0; i < a->num; i++)
             if (!card_equal(&a->item[i], &b->item[i])) return false;
         return true;
-    default: return false;
+    default:
+        return false;
     }
 }
 
@@ -93,11 +104,21 @@ am_status card_describe(const card_val *v, am_str *out)
 {
     am_status st = AM_OK;
     switch (v->kind) {
-    case CARD_V_NONE: AM_TRY(am_str_printf(out, "none")); break;
-    case CARD_V_BOOL: AM_TRY(am_str_printf(out, v->i ? "true" : "false")); break;
-    case CARD_V_INT: AM_TRY(am_str_printf(out, "%" PRId64, v->i)); break;
-    case CARD_V_REAL: AM_TRY(am_str_printf(out, "%.15g", v->r)); break;
-    case CARD_V_STR: AM_TRY(am_str_printf(out, "\"%s\"", v->s)); break;
+    case CARD_V_NONE:
+        AM_TRY(am_str_printf(out, "none"));
+        break;
+    case CARD_V_BOOL:
+        AM_TRY(am_str_printf(out, v->i ? "true" : "false"));
+        break;
+    case CARD_V_INT:
+        AM_TRY(am_str_printf(out, "%" PRId64, v->i));
+        break;
+    case CARD_V_REAL:
+        AM_TRY(am_str_printf(out, "%.15g", v->r));
+        break;
+    case CARD_V_STR:
+        AM_TRY(am_str_printf(out, "\"%s\"", v->s));
+        break;
     case CARD_V_LIST:
         AM_TRY(am_str_printf(out, "["));
         for (int i = 0; i < v->num && i < 4; i++) {
@@ -114,7 +135,8 @@ am_status card_describe(const card_val *v, am_str *out)
         }
         AM_TRY(am_str_printf(out, v->num > 4 ? ", …}" : "}"));
         break;
-    default: AM_TRY(am_str_printf(out, "%s", card_kind_text(v->kind)));
+    default:
+        AM_TRY(am_str_printf(out, "%s", card_kind_text(v->kind)));
     }
 done:
     return st;

@@ -86,7 +86,7 @@ static am_status bind_op(am_exec *e, int program, const am_prog_op *op, am_bound
         am_kernel_call *call = &b->call[f];
         *call = (am_kernel_call){.attrs = &op->attrs, .num_in = op->num_in, .num_out = op->num_out, .threads = am_device_threads(e->d),
                                  .workspace = e->shared[AM_REGION_ARENA].device + op->workspace_offset,
-                                 .workspace_bytes = op->workspace_bytes};
+                                 .workspace_bytes = op->workspace_bytes, .id = op->id};
         for (int i = 0; i < op->num_in; i++) call->in[i] = bind_tensor(e, program, &op->in[i], f);
         for (int i = 0; i < op->num_out; i++) call->out[i] = bind_tensor(e, program, &op->out[i], f);
     }

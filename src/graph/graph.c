@@ -152,7 +152,7 @@ done:
 
 am_status am_graph_input(am_graph *g, const char *name, int *out)
 {
-    static const char *const known[] = {"ids", "pos", "index", "doc_start", "labels", "k_index", "slots", "rows"};
+    static const char *const known[] = {"ids", "pos", "index", "doc_start", "labels", "k_index", "slots", "rows", "token"};
     am_status st = AM_OK;
     bool ok = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) ok = ok || strcmp(known[i], name) == 0;

@@ -171,7 +171,8 @@ am_dim am_dim_number(int64_t size); /* anonymous, no role: its name is the numbe
 /** New value; dims are copied.  *out is its index. */
 am_status am_graph_value(am_graph *g, const char *name, am_dtype dtype, int rank, const am_dim *dims, int *out) AM_WARN_UNUSED;
 /** Graph inputs, made on first request: "ids", "pos", "index" (position of a token in the flattened micro-batch),
- *  "doc_start" (index of the first token of its document), "labels" (-1 or less = not supervised; already shifted), all i32[N]. */
+ *  "doc_start" (index of the first token of its document), "labels" (-1 or less = not supervised; already shifted), "token" (index of
+ *  a token in the global batch of the step: what randomness is keyed by, with seed, step and operator), all i32[N]. */
 am_status am_graph_input(am_graph *g, const char *name, int *out) AM_WARN_UNUSED;
 /** A constant table known at compile time (rope's inverse frequencies, ALiBi slopes): f32[n], copied. */
 am_status am_graph_constant(am_graph *g, const char *name, const double *data, int64_t n, int *out) AM_WARN_UNUSED;

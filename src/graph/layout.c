@@ -1,7 +1,7 @@
 /* layout: parts of a layout tree and their affine maps (layout.h).
- * A product's factors left of the last one are plain dimensions (or products of them); the last may be a sum.  So walking
- * from the root to one part collects (dimension, stride) pairs, where the stride of a factor is the product of the sizes to
- * its right, and the offset adds the sizes of the summands left of the way. */
+ * A product's factors left of the last one are plain dimensions (or products of them); the last may be a sum.
+ * So walking from the root to one part collects (dimension, stride) pairs, where the stride of a factor is
+ * the product of the sizes to its right, and the offset adds the sizes of the summands left of the way. */
 #include "graph/layout.h"
 
 int am_layout_num_parts(const am_layout *l)
@@ -18,7 +18,8 @@ static am_status add_dim(const am_dim *d, int64_t stride, am_layout_part *p)
     am_status st = AM_OK;
     p->size *= d->global;
     if (d->global == 1 && d->name[0] == '1') goto done;
-    AM_CHECK(p->num_dims < AM_LAYOUT_MAX_DIMS, AM_ERR_CARD, "a layout nests more than %d dimensions", AM_LAYOUT_MAX_DIMS);
+    AM_CHECK(p->num_dims < AM_LAYOUT_MAX_DIMS, AM_ERR_CARD, "a layout nests more than %d dimensions",
+             AM_LAYOUT_MAX_DIMS);
     p->dim[p->num_dims] = *d;
     p->stride[p->num_dims++] = stride;
 done:

@@ -1,0 +1,254 @@
+/* tokenizer, BPE of one piece: characters (byte mode: bytes) become symbols, then the pair of the lowest
+ * rank, leftmost first, is merged until none is left.  Short pieces by scanning, long ones (a line without
+ * blanks) by a heap; the results of short pieces are remembered in a cache, which is emptied when it is full.
+ * Sennrich et al. 2016. */
+#include "hf/tokenizer_internal.h"
+
+#include <string.h>
+
+enum {
+    SCAN_MAX = 32,
+    CACHE_SLOTS = 1 << 16,
+    CACHE_PIECE_MAX = 64,
+    CACHE_ARENA = 4 << 20,
+    CACHE_IDS = 1 << 19
+};
+
+/* ---- cache: piece → symbols ---- */
+
+typedef struct am_piece_cache {
+    struct cache_slot {
+        uint64_t hash;
+        uint32_t key, len, ids, n; /* len 0: empty */
+    } slot[CACHE_SLOTS];
+    char arena[CACHE_ARENA];
+    uint32_t id[CACHE_IDS], end[CACHE_IDS];
+    size_t used, arena_n, ids_n;
+} am_piece_cache;
+
+static struct cache_slot *cache_slot_of(am_piece_cache *c, uint64_t hash, const char *s, size_t n)
+{
+    for (size_t h = hash & (CACHE_SLOTS - 1);; h = (h + 1) & (CACHE_SLOTS - 1)) {
+        struct cache_slot *e = &c->slot[h];
+        if (e->len == 0 || (e->hash == hash && e->len == n && memcmp(c->arena + e->key, s, n) == 0)) return e;
+    }
+}
+
+static void cache_put(am_piece_cache *c, uint64_t hash, const char *s, size_t n, const am_bpe_work *w)
+{
+    if (c->used > CACHE_SLOTS / 2 || c->arena_n + n > CACHE_ARENA || c->ids_n + w->n > CACHE_IDS) {
+        memset(c->slot, 0, sizeof c->slot);
+        c->used = c->arena_n = c->ids_n = 0;
+    }
+    struct cache_slot *e = cache_slot_of(c, hash, s, n);
+    *e = (struct cache_slot){hash, (uint32_t)c->arena_n, (uint32_t)n, (uint32_t)c->ids_n, (uint32_t)w->n};
+    memcpy(c->arena + c->arena_n, s, n);
+    c->arena_n += n;
+    for (size_t i = 0; i < w->n; i++) {
+        c->id[c->ids_n] = w->sym[i].id;
+        c->end[c->ids_n++] = w->sym[i].end;
+    }
+    c->used++;
+}
+
+am_status am_bpe_work_init(am_bpe_work *w)
+{
+    *w = (am_bpe_work){0};
+    return am_calloc(1, sizeof *w->cache, &w->cache);
+}
+
+void am_bpe_work_release(am_bpe_work *w)
+{
+    am_free(&w->sym);
+    am_free(&w->heap);
+    am_free(&w->cache);
+}
+
+/* ---- symbols ---- */
+
+static am_status push_symbol(am_bpe_work *w, uint32_t id, size_t start, size_t end)
+{
+    am_status st = AM_OK;
+    if (w->n == w->cap) AM_TRY(am_grow(&w->sym, &w->cap, w->n + 1, sizeof *w->sym));
+    w->sym[w->n++] = (am_symbol){.id = id, .start = (uint32_t)start, .end = (uint32_t)end};
+done:
+    return st;
+}
+
+static bool has_fallback(const am_bpe *b, const char *s, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (b->fallback_id[(unsigned char)s[i]] == AM_NO_ID) return false;
+    }
+    return true;
+}
+
+/* A character without a token: its bytes' tokens, else the unknown token, else (as in the library) nothing at
+ * all. */
+static am_status make_symbols(const am_bpe *b, am_bpe_work *w, const char *s, size_t n)
+{
+    am_status st = AM_OK;
+    bool pending = false; /* an unknown token that may grow (fuse_unk) */
+    size_t unk_start = 0, unk_end = 0;
+    w->n = 0;
+    for (size_t i = 0, len; i < n; i += len) {
+        unsigned char c = (unsigned char)s[i];
+        len = b->byte_mode ? 1 : am_tok_utf8_len(c);
+        uint32_t id = len == 1 && (b->byte_mode || c > 0) ? b->byte_id[c] : am_bpe_name_id(b, s + i, len);
+        if (id != AM_NO_ID) {
+            if (pending) AM_TRY(push_symbol(w, b->unk_id, unk_start, unk_end));
+            pending = false;
+            AM_TRY(push_symbol(w, id, i, i + len));
+        } else if (b->byte_fallback && has_fallback(b, s + i, len)) {
+            for (size_t k = 0; k < len; k++)
+                AM_TRY(push_symbol(w, b->fallback_id[(unsigned char)s[i + k]], i + k, i + k + 1));
+        } else if (b->has_unk) {
+            if (pending && !b->fuse_unk) AM_TRY(push_symbol(w, b->unk_id, unk_start, unk_end));
+            if (!pending || !b->fuse_unk) unk_start = i;
+            unk_end = i + len;
+            pending = true;
+        }
+    }
+    if (pending) AM_TRY(push_symbol(w, b->unk_id, unk_start, unk_end));
+done:
+    return st;
+}
+
+static uint64_t pair_find(const am_bpe *b, uint32_t left, uint32_t right)
+{
+    uint64_t key = (uint64_t)left << 32 | right;
+    for (size_t h = am_hash64(&key, sizeof key, 0) & b->pair_mask;; h = (h + 1) & b->pair_mask) {
+        if (b->pair_key[h] == key) return b->pair_val[h];
+        if (b->pair_key[h] == UINT64_MAX) return UINT64_MAX;
+    }
+}
+
+/* ---- merging ---- */
+
+static void merge_by_scan(const am_bpe *b, am_bpe_work *w)
+{
+    uint64_t pair[SCAN_MAX]; /* rank << 32 | merged of (i, i + 1) */
+    am_symbol *sym = w->sym;
+    size_t n = w->n;
+    for (size_t i = 0; i + 1 < n; i++) pair[i] = pair_find(b, sym[i].id, sym[i + 1].id);
+    while (n > 1) {
+        size_t best = 0;
+        for (size_t i = 1; i + 1 < n; i++) {
+            if (pair[i] >> 32 < pair[best] >> 32) best = i;
+        }
+        if (pair[best] == UINT64_MAX) break;
+        sym[best].id = (uint32_t)pair[best];
+        sym[best].end = sym[best + 1].end;
+        memmove(&sym[best + 1], &sym[best + 2], (n - best - 2) * sizeof *sym);
+        memmove(&pair[best], &pair[best + 1], (n - best - 2) * sizeof *pair);
+        n--;
+        if (best > 0) pair[best - 1] = pair_find(b, sym[best - 1].id, sym[best].id);
+        if (best + 1 < n) pair[best] = pair_find(b, sym[best].id, sym[best + 1].id);
+    }
+    w->n = n;
+}
+
+static bool merge_before(const am_merge *a, const am_merge *b)
+{
+    return a->rank != b->rank ? a->rank < b->rank : a->pos < b->pos;
+}
+
+static am_status heap_push(am_bpe_work *w, am_merge m)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_grow(&w->heap, &w->heap_cap, w->heap_n + 1, sizeof *w->heap));
+    size_t i = w->heap_n++;
+    while (i > 0 && merge_before(&m, &w->heap[(i - 1) / 2])) {
+        w->heap[i] = w->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    w->heap[i] = m;
+done:
+    return st;
+}
+
+static am_merge heap_pop(am_bpe_work *w)
+{
+    am_merge top = w->heap[0], last = w->heap[--w->heap_n];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < w->heap_n; i = child) {
+        if (child + 1 < w->heap_n && merge_before(&w->heap[child + 1], &w->heap[child])) child++;
+        if (!merge_before(&w->heap[child], &last)) break;
+        w->heap[i] = w->heap[child];
+    }
+    w->heap[i] = last;
+    return top;
+}
+
+static am_status push_pair(const am_bpe *b, am_bpe_work *w, int32_t pos)
+{
+    if (pos < 0 || w->sym[pos].next < 0) return AM_OK;
+    uint64_t v = pair_find(b, w->sym[pos].id, w->sym[w->sym[pos].next].id);
+    if (v == UINT64_MAX) return AM_OK;
+    return heap_push(w, (am_merge){(uint32_t)(v >> 32), (uint32_t)pos, (uint32_t)v});
+}
+
+/* Symbols are a linked list; a swallowed one has start == end.  Entries of the heap that the list has
+ * outlived are recognised by their result no longer being that of the pair at their place. */
+static am_status merge_by_heap(const am_bpe *b, am_bpe_work *w)
+{
+    am_status st = AM_OK;
+    am_symbol *sym = w->sym;
+    w->heap_n = 0;
+    for (size_t i = 0; i < w->n; i++) {
+        sym[i].prev = (int32_t)i - 1;
+        sym[i].next = i + 1 < w->n ? (int32_t)i + 1 : -1;
+    }
+    for (size_t i = 0; i < w->n; i++) AM_TRY(push_pair(b, w, (int32_t)i));
+    while (w->heap_n > 0) {
+        am_merge top = heap_pop(w);
+        am_symbol *a = &sym[top.pos];
+        if (a->start == a->end || a->next < 0) continue;
+        am_symbol *c = &sym[a->next];
+        uint64_t v = pair_find(b, a->id, c->id);
+        if (v == UINT64_MAX || (uint32_t)v != top.id) continue;
+        a->id = top.id;
+        a->end = c->end;
+        a->next = c->next;
+        c->start = c->end;
+        if (a->next >= 0) sym[a->next].prev = (int32_t)top.pos;
+        AM_TRY(push_pair(b, w, a->prev));
+        AM_TRY(push_pair(b, w, (int32_t)top.pos));
+    }
+    size_t n = 0;
+    for (int32_t i = w->n > 0 ? 0 : -1; i >= 0; i = sym[i].next) sym[n++] = sym[i];
+    w->n = n;
+done:
+    return st;
+}
+
+am_status am_bpe_encode(const am_bpe *b, am_bpe_work *w, const char *s, size_t n)
+{
+    am_status st = AM_OK;
+    uint64_t hash = 0;
+    bool cached = n <= CACHE_PIECE_MAX;
+    w->n = 0;
+    if (n == 0) return AM_OK;
+    if (cached) {
+        hash = am_hash64(s, n, 0);
+        const struct cache_slot *e = cache_slot_of(w->cache, hash, s, n);
+        for (uint32_t i = 0, start = 0; i < e->n && e->len > 0; i++) {
+            AM_TRY(push_symbol(w, w->cache->id[e->ids + i], start, w->cache->end[e->ids + i]));
+            start = w->cache->end[e->ids + i];
+        }
+        if (e->len > 0) return AM_OK;
+    }
+    uint32_t id = b->ignore_merges ? am_bpe_piece_id(b, s, n) : AM_NO_ID;
+    if (id != AM_NO_ID) {
+        AM_TRY(push_symbol(w, id, 0, n));
+    } else {
+        AM_TRY(make_symbols(b, w, s, n));
+        if (w->n <= SCAN_MAX)
+            merge_by_scan(b, w);
+        else
+            AM_TRY(merge_by_heap(b, w));
+    }
+    if (cached) cache_put(w->cache, hash, s, n, w);
+done:
+    return st;
+}

@@ -1,0 +1,167 @@
+/* tokenizer, texts on their way: bytes with the place in the original that each came from, and the UTF-8 and
+ * character class questions the other parts ask.  Character classes are Unicode's, by utf8proc. */
+#include "hf/tokenizer_internal.h"
+
+#include <string.h>
+#include <utf8proc.h>
+
+am_status am_tok_text_push(am_tok_text *t, const char *s, size_t n, uint32_t from, uint32_t to)
+{
+    am_status st = AM_OK;
+    AM_CHECK(t->n + n < UINT32_MAX, AM_ERR_DATA,
+             "a text grows beyond 4 GiB under the tokenizer's normaliser");
+    AM_TRY(am_grow(&t->s, &t->s_cap, t->n + n + 1, 1));
+    AM_TRY(am_grow(&t->from, &t->from_cap, t->n + n + 1, sizeof *t->from));
+    AM_TRY(am_grow(&t->to, &t->to_cap, t->n + n + 1, sizeof *t->to));
+    memcpy(t->s + t->n, s, n);
+    for (size_t i = 0; i < n; i++) {
+        t->from[t->n + i] = from;
+        t->to[t->n + i] = to;
+    }
+    t->n += n;
+done:
+    return st;
+}
+
+void am_tok_text_release(am_tok_text *t)
+{
+    am_free(&t->s);
+    am_free(&t->from);
+    am_free(&t->to);
+    *t = (am_tok_text){0};
+}
+
+am_status am_tok_spans_push(am_spans *v, size_t start, size_t end)
+{
+    am_status st = AM_OK;
+    if (v->n == v->cap) AM_TRY(am_grow(&v->at, &v->cap, v->n + 1, sizeof *v->at));
+    v->at[v->n++] = (am_span){(uint32_t)start, (uint32_t)end};
+done:
+    return st;
+}
+
+static bool is_continuation(char c)
+{
+    return ((unsigned char)c & 0xc0) == 0x80;
+}
+
+am_span am_tok_view_origin(const am_view *v, size_t i, size_t j)
+{
+    if (i >= j) { /* nothing: the place where it would be */
+        uint32_t at = v->from == NULL ? v->base + (uint32_t)i
+                      : i > 0         ? v->to[i - 1]
+                      : v->n > 0      ? v->from[0]
+                                      : v->base;
+        return (am_span){at, at};
+    }
+    if (v->from != NULL) return (am_span){v->from[i], v->to[j - 1]};
+    while (i > 0 && is_continuation(v->s[i])) i--;
+    while (j < v->n && is_continuation(v->s[j])) j++;
+    return (am_span){v->base + (uint32_t)i, v->base + (uint32_t)j};
+}
+
+am_view am_tok_view_sub(const am_view *v, size_t i, size_t j)
+{
+    am_view out = {.s = v->s + i, .n = j - i, .base = v->base + (uint32_t)i};
+    if (v->from != NULL) {
+        out.from = v->from + i;
+        out.to = v->to + i;
+    }
+    return out;
+}
+
+am_view am_tok_view_of(const am_tok_text *t)
+{
+    return (am_view){.s = t->s, .n = t->n, .from = t->from, .to = t->to};
+}
+
+size_t am_tok_utf8_get(const char *s, int32_t *cp)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    if (p[0] < 0x80) {
+        *cp = p[0];
+        return 1;
+    }
+    if (p[0] < 0xe0) {
+        *cp = (p[0] & 0x1f) << 6 | (p[1] & 0x3f);
+        return 2;
+    }
+    if (p[0] < 0xf0) {
+        *cp = (p[0] & 0x0f) << 12 | (p[1] & 0x3f) << 6 | (p[2] & 0x3f);
+        return 3;
+    }
+    *cp = (p[0] & 0x07) << 18 | (p[1] & 0x3f) << 12 | (p[2] & 0x3f) << 6 | (p[3] & 0x3f);
+    return 4;
+}
+
+size_t am_tok_utf8_put(int32_t cp, char out[4])
+{
+    return (size_t)utf8proc_encode_char(cp, (utf8proc_uint8_t *)out);
+}
+
+/* Bytes of one valid character at s, 0 if there is none (RFC 3629: no overlong forms, no surrogates). */
+static size_t valid_char(const unsigned char *s, size_t n)
+{
+    unsigned char c = s[0];
+    if (c < 0x80) return 1;
+    if (c < 0xc2 || c > 0xf4) return 0;
+    size_t len = am_tok_utf8_len(c);
+    if (len > n) return 0;
+    unsigned char low = c == 0xe0   ? 0xa0
+                        : c == 0xf0 ? 0x90
+                                    : 0x80,
+                  high = c == 0xed   ? 0x9f
+                         : c == 0xf4 ? 0x8f
+                                     : 0xbf;
+    if (s[1] < low || s[1] > high) return 0;
+    for (size_t i = 2; i < len; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    }
+    return len;
+}
+
+size_t am_tok_utf8_valid_prefix(const char *s, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        uint64_t eight;
+        if (i + 8 <= n) {
+            memcpy(&eight, s + i, 8);
+            if ((eight & UINT64_C(0x8080808080808080)) == 0) {
+                i += 8;
+                continue;
+            }
+        }
+        size_t len = valid_char((const unsigned char *)s + i, n - i);
+        if (len == 0) break;
+        i += len;
+    }
+    return i;
+}
+
+bool am_tok_is_white_space(int32_t cp)
+{
+    if (cp < 0x80) return cp == ' ' || (cp >= 9 && cp <= 13);
+    return cp == 0x85 || cp == 0xa0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 ||
+           cp == 0x2029 || cp == 0x202f || cp == 0x205f || cp == 0x3000;
+}
+
+bool am_tok_is_word(int32_t cp)
+{
+    switch (utf8proc_category(cp)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default: /* Join_Control, and the circled letters, which are Alphabetic */
+        return cp == 0x200c || cp == 0x200d || (cp >= 0x24b6 && cp <= 0x24e9);
+    }
+}
