@@ -94,6 +94,7 @@ typedef struct am_kernel_call {
     void           *workspace;  /* 64-byte aligned, contents undefined */
     size_t          workspace_bytes;
     int             threads; /* >= 1; a kernel opens at most one parallel region of exactly this size */
+    uint64_t        id;      /* of the operator, stable over layouts and recompute: a key of counter-based randomness */
 } am_kernel_call;
 
 typedef am_status (*am_kernel_fn)(const am_kernel_call *call);
@@ -128,6 +129,8 @@ typedef struct am_kernel {
  * linear_ce     h[N,D], w[V,D], labels i32[N] → lse f32*[N], target f32*[N]   logits in fp32, `chunk` tokens at a time; label < 0: both 0
  * linear_ce_bwd h, w, labels, lse, dlogp f32*[N] → dh[N,D], dw f32*[V,D] (acc applies to dw only; either output may be absent)
  *               dlogits[t,v] = dlogp[t]·(1[v = label] − softmax(v)); log p = target − lse
+ *               attrs offset, count: w holds entries [offset, offset+V) of a vocabulary of count (0: of offset+V); a label that
+ *               is another rank's gives target 0 here.  Parts join: lse by log-sum-exp, target and dh by adding
  * loss_sum      lse, target, labels, scalars f64[] → scalars (LOSS_SUM += Σ(lse−target), LOSS_COUNT += supervised), in order of t
  * loss_dlogp    labels, scalars → dlogp f32*[N]                       −INV_N where supervised, else 0
  * cast          x (any float dtype) → y (any float dtype)

@@ -1,5 +1,6 @@
-/* attention_f64: attention in double, one (query, head) or (key, kv head) at a time, straight from the definition.
- * The reference for the other types and the body of gradient checks; needs no workspace, skips nothing by tiles. */
+/* attention_f64: attention in double, one (query, head) or (key, kv head) at a time, straight from the
+ * definition. The reference for the other types and the body of gradient checks; needs no workspace, skips
+ * nothing by tiles. */
 #include "attention.h"
 
 #include <math.h>
@@ -18,7 +19,10 @@ static double dot(const double *a, const double *b, int64_t n)
     return s;
 }
 
-static int64_t kv_of(const am_att *t, int64_t head) { return (t->head_begin + head) / t->group - t->kv_begin; }
+static int64_t kv_of(const am_att *t, int64_t head)
+{
+    return (t->head_begin + head) / t->group - t->kv_begin;
+}
 
 /* the score of query i and key j, and its derivative by q·k */
 static double score(const am_att *t, int64_t i, int64_t head, int64_t j, double *slope)
@@ -43,8 +47,8 @@ static void forward_row(const am_att *t, int64_t i, int64_t head)
         sum += p;
         for (int64_t e = 0; e < t->dv; e++) o[e] += p * v[e];
     }
-    for (int64_t e = 0; e < t->dv && sum > 0; e++) o[e] /= sum;
-    ((double *)t->lse)[i * t->heads + head] = sum > 0 ? top + log(sum) : -INFINITY;
+    for (int64_t e = 0; e < t->dv && sum != 0; e++) o[e] /= sum;
+    ((double *)t->lse)[i * t->heads + head] = sum == 0 ? -INFINITY : top + log(sum);
 }
 
 void am_attention_f64(const am_att *t, int threads)
@@ -78,7 +82,8 @@ static void query_gradient(const am_att *t, int64_t i, int64_t head)
 
 static void key_gradient(const am_att *t, int64_t j, int64_t kv)
 {
-    double ds, *dk = (double *)t->dk + (j * t->kv_heads + kv) * t->d, *dv = (double *)t->dv_out + (j * t->kv_heads + kv) * t->dv;
+    double ds, *dk = (double *)t->dk + (j * t->kv_heads + kv) * t->d,
+               *dv = (double *)t->dv_out + (j * t->kv_heads + kv) * t->dv;
     for (int64_t e = 0; e < t->d; e++) dk[e] = 0;
     for (int64_t e = 0; e < t->dv; e++) dv[e] = 0;
     for (int64_t at = 0; at < t->nq * t->heads; at++) {
@@ -97,6 +102,7 @@ void am_attention_bwd_f64(const am_att *t, int threads)
 #pragma omp for schedule(dynamic, 4) nowait
         for (int64_t at = 0; at < t->nq * t->heads; at++) query_gradient(t, at / t->heads, at % t->heads);
 #pragma omp for schedule(dynamic, 4)
-        for (int64_t at = 0; at < t->nk * t->kv_heads; at++) key_gradient(t, at / t->kv_heads, at % t->kv_heads);
+        for (int64_t at = 0; at < t->nk * t->kv_heads; at++)
+            key_gradient(t, at / t->kv_heads, at % t->kv_heads);
     }
 }

@@ -1,10 +1,11 @@
-/* gemm: a product run by a thread team: blocks of a and b are packed by all threads into the shared workspace, then
- * every thread computes its rectangle of the block of c.  Loops: columns of c, rows of c, k; see am_gemm_team. */
+/* gemm: a product run by a thread team: blocks of a and b are packed by all threads into the shared
+ * workspace, then every thread computes its rectangle of the block of c.  Loops: columns of c, rows of c, k;
+ * see am_gemm_team. */
 #include "simd.h"
 
 /* Largest block; units along k (fp32 numbers or bf16 pairs). */
-#define MAX_M 768
-#define MAX_N 1024
+#define MAX_M     768
+#define MAX_N     1024
 #define MAX_UNITS 384
 
 const am_simd *am_simd_get(void)
@@ -27,10 +28,10 @@ static int64_t even_block(int64_t n, int64_t max, int64_t granule)
 }
 
 typedef struct team_plan {
-    int64_t   m, n, k;   /* block sizes; k in elements */
-    bool      pairs, direct; /* kind of unit; a is read in place */
-    uint32_t *a, *b;     /* packed blocks */
-    float    *partial;   /* [m][n] sums between k-blocks when c is bf16 */
+    int64_t m, n, k;    /* block sizes; k in elements */
+    bool pairs, direct; /* kind of unit; a is read in place */
+    uint32_t *a, *b;    /* packed blocks */
+    float *partial;     /* [m][n] sums between k-blocks when c is bf16 */
 } team_plan;
 
 /* widest panels of all instruction sets; fp32 units bound both kinds */
@@ -49,8 +50,10 @@ size_t am_gemm_workspace(int64_t m, int64_t n, int64_t k)
 static team_plan plan_team(const am_gemm *g, const am_simd *s, void *workspace)
 {
     bool pairs = s->pairs && g->a.dtype == AM_BF16 && g->b.dtype == AM_BF16;
-    team_plan p = {.pairs = pairs, .direct = g->a.k_contiguous && (pairs ? g->k % 2 == 0 : g->a.dtype == AM_F32),
-                   .m = even_block(g->m, MAX_M, AM_SIMD_MR), .n = even_block(g->n, MAX_N, s->nr)};
+    team_plan p = {.pairs = pairs,
+                   .direct = g->a.k_contiguous && (pairs ? g->k % 2 == 0 : g->a.dtype == AM_F32),
+                   .m = even_block(g->m, MAX_M, AM_SIMD_MR),
+                   .n = even_block(g->n, MAX_N, s->nr)};
     p.k = even_block(g->k, pairs ? 2 * MAX_UNITS : MAX_UNITS, 2);
     am_bump ws = {workspace, 0};
     int64_t units = pairs ? p.k / 2 : p.k;
@@ -67,15 +70,22 @@ static const void *element(const am_gemm_operand *o, int64_t row, int64_t k)
 }
 
 /* this thread's share of the panels of one operand */
-static void pack_share(const am_simd *s, const am_gemm_operand *o, bool wide, bool pairs, uint32_t *dst, int64_t row,
-                       int64_t rows, int64_t k0, int64_t k, int tid, int threads)
+static void pack_share(const am_simd *s, const am_gemm_operand *o, bool wide, bool pairs, uint32_t *dst,
+                       int64_t row, int64_t rows, int64_t k0, int64_t k, int tid, int threads)
 {
     int64_t width = wide ? s->nr : AM_SIMD_MR, begin, end;
     am_cpu_part(rows, width, threads, tid, &begin, &end);
     if (begin >= end) return;
     int64_t units = pairs ? (k + 1) / 2 : k;
-    am_pack p = {.dst = dst + begin * units, .src = element(o, row + begin, k0), .dtype = o->dtype, .pairs = pairs,
-                 .wide = wide, .k_contiguous = o->k_contiguous, .stride = o->stride, .valid = end - begin, .k = k};
+    am_pack p = {.dst = dst + begin * units,
+                 .src = element(o, row + begin, k0),
+                 .dtype = o->dtype,
+                 .pairs = pairs,
+                 .wide = wide,
+                 .k_contiguous = o->k_contiguous,
+                 .stride = o->stride,
+                 .valid = end - begin,
+                 .k = k};
     s->pack(&p);
 }
 
@@ -95,18 +105,26 @@ static int thread_rows(int64_t panels_m, int64_t panels_n, int threads)
     return best;
 }
 
-typedef struct block_at { int64_t i, j, k0, m, n, k; } block_at;
+typedef struct block_at {
+    int64_t i, j, k0, m, n, k;
+} block_at;
 
-static void compute_share(const am_simd *s, const am_gemm *g, const team_plan *p, const block_at *at, int tid, int threads)
+static void compute_share(const am_simd *s, const am_gemm *g, const team_plan *p, const block_at *at, int tid,
+                          int threads)
 {
-    int rows = thread_rows(am_ceil_div(at->m, AM_SIMD_MR), am_ceil_div(at->n, s->nr), threads), cols = threads / rows;
+    int rows = thread_rows(am_ceil_div(at->m, AM_SIMD_MR), am_ceil_div(at->n, s->nr), threads),
+        cols = threads / rows;
     int64_t i0, i1, j0, j1, units = p->pairs ? (at->k + 1) / 2 : at->k;
     am_cpu_part(at->m, AM_SIMD_MR, rows, tid / cols, &i0, &i1);
     am_cpu_part(at->n, s->nr, cols, tid % cols, &j0, &j1);
     if (i0 >= i1 || j0 >= j1) return;
     bool first = at->k0 == 0, last = at->k0 + at->k == g->k, direct = g->c_dtype == AM_F32;
-    am_block b = {.m = i1 - i0, .n = j1 - j0, .units = units, .a = am_packed_a(p->a + i0 * units, units),
-                  .b = p->b + j0 * units, .pairs = p->pairs};
+    am_block b = {.m = i1 - i0,
+                  .n = j1 - j0,
+                  .units = units,
+                  .a = am_packed_a(p->a + i0 * units, units),
+                  .b = p->b + j0 * units,
+                  .pairs = p->pairs};
     if (p->direct) b.a = am_direct_a(element(&g->a, at->i + i0, at->k0), g->a.stride * (p->pairs ? 2 : 4));
     size_t item = direct ? 4 : 2;
     void *c = (char *)g->c + (size_t)((at->i + i0) * g->ldc + at->j + j0) * item;
@@ -120,7 +138,8 @@ static void compute_share(const am_simd *s, const am_gemm *g, const team_plan *p
         b.out_dtype = g->c_dtype;
         b.ld_out = g->ldc;
         b.add_out = direct ? (g->accumulate || !first) : g->accumulate;
-        if (g->bias && last) b.bias = (const char *)g->bias + (size_t)(at->j + j0) * (g->bias_dtype == AM_F32 ? 4 : 2);
+        if (g->bias && last)
+            b.bias = (const char *)g->bias + (size_t)(at->j + j0) * (g->bias_dtype == AM_F32 ? 4 : 2);
         b.bias_dtype = g->bias_dtype;
     }
     s->block(&b);
@@ -134,12 +153,14 @@ void am_gemm_team(const am_gemm *g, int tid, int threads, void *workspace)
     for (int64_t j = 0; j < g->n; j += p.n)
         for (int64_t i = 0; i < g->m; i += p.m)
             for (int64_t k = 0; k == 0 || k < g->k; k += p.k) { /* k = 0 as well: an empty sum is stored */
-                block_at at = {i, j, k, am_min_i64(p.m, g->m - i), am_min_i64(p.n, g->n - j), am_min_i64(p.k, g->k - k)};
+                block_at at = {
+                    i, j, k, am_min_i64(p.m, g->m - i), am_min_i64(p.n, g->n - j), am_min_i64(p.k, g->k - k)};
                 if (!p.direct && (packed_i != i || packed_k != k))
                     pack_share(s, &g->a, false, p.pairs, p.a, i, at.m, k, at.k, tid, threads);
                 packed_i = i;
                 packed_k = k;
-                if (i == 0 || p.k < g->k) pack_share(s, &g->b, true, p.pairs, p.b, j, at.n, k, at.k, tid, threads);
+                if (i == 0 || p.k < g->k)
+                    pack_share(s, &g->b, true, p.pairs, p.b, j, at.n, k, at.k, tid, threads);
 #pragma omp barrier
                 compute_share(s, g, &p, &at, tid, threads);
 #pragma omp barrier

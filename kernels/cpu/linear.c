@@ -1,11 +1,13 @@
-/* linear: y = x·wᵀ + b and its two gradients.  f64 is the reference, plain loops; f32 and bf16 describe the product to
- * am_gemm_team (simd.h), which packs both operands into the workspace.  bf16 operands are multiplied as such where the
- * machine can, else widened to fp32 on their way into the panels. */
+/* linear: y = x·wᵀ + b and its two gradients.  f64 is the reference, plain loops; f32 and bf16 describe the
+ * product to am_gemm_team (simd.h), which packs both operands into the workspace.  bf16 operands are
+ * multiplied as such where the machine can, else widened to fp32 on their way into the panels. */
 #include "simd.h"
 
 #include <omp.h>
 
-typedef struct sizes { int64_t n, i, o; } sizes;
+typedef struct sizes {
+    int64_t n, i, o;
+} sizes;
 
 static int64_t last_dim(const am_tensor *t) { return t->rank > 0 ? t->dim[t->rank - 1] : 1; }
 static int64_t leading(const am_tensor *t)
@@ -37,11 +39,12 @@ static am_gemm_operand rows_across_k(const am_tensor *t, int64_t width)
     return (am_gemm_operand){.data = t->data, .dtype = t->dtype, .stride = width, .k_contiguous = false};
 }
 
-/* ---- y = x·wᵀ + bias ------------------------------------------------------------------------------ */
+/* ---- y = x·wᵀ + bias ----------------------------------------------------------------------------- */
 
 static void linear_f64(const am_kernel_call *call, const sizes *z)
 {
-    const double *x = call->in[0].data, *w = call->in[1].data, *bias = call->num_in > 2 ? call->in[2].data : NULL;
+    const double *x = call->in[0].data, *w = call->in[1].data,
+                 *bias = call->num_in > 2 ? call->in[2].data : NULL;
     double *y = call->out[0].data;
 #pragma omp parallel for num_threads(call->threads) schedule(static)
     for (int64_t at = 0; at < z->n * z->o; at++) {
@@ -62,8 +65,15 @@ static am_status run_linear(const am_kernel_call *call, am_dtype real)
         linear_f64(call, &z);
         goto done;
     }
-    am_gemm g = {.m = z.n, .n = z.o, .k = z.i, .a = rows_along_k(&call->in[0], z.i), .b = rows_along_k(&call->in[1], z.i),
-                 .c = call->out[0].data, .c_dtype = real, .ldc = z.o, .bias_dtype = real,
+    am_gemm g = {.m = z.n,
+                 .n = z.o,
+                 .k = z.i,
+                 .a = rows_along_k(&call->in[0], z.i),
+                 .b = rows_along_k(&call->in[1], z.i),
+                 .c = call->out[0].data,
+                 .c_dtype = real,
+                 .ldc = z.o,
+                 .bias_dtype = real,
                  .bias = call->num_in > 2 ? call->in[2].data : NULL};
     AM_TRY(run_team(call, "linear", &g));
 done:
@@ -75,7 +85,7 @@ static size_t linear_workspace(const am_kernel_call *c)
     return am_gemm_workspace(leading(&c->in[0]), leading(&c->in[1]), last_dim(&c->in[0]));
 }
 
-/* ---- dx = dy·w -------------------------------------------------------------------------------------- */
+/* ---- dx = dy·w ----------------------------------------------------------------------------------- */
 
 static void linear_dx_f64(const am_kernel_call *call, const sizes *z)
 {
@@ -99,8 +109,15 @@ static am_status run_linear_dx(const am_kernel_call *call, am_dtype real)
         linear_dx_f64(call, &z);
         goto done;
     }
-    am_gemm g = {.m = z.n, .n = z.i, .k = z.o, .a = rows_along_k(&call->in[0], z.o), .b = rows_across_k(&call->in[1], z.i),
-                 .c = call->out[0].data, .c_dtype = real, .ldc = z.i, .accumulate = call->accumulate};
+    am_gemm g = {.m = z.n,
+                 .n = z.i,
+                 .k = z.o,
+                 .a = rows_along_k(&call->in[0], z.o),
+                 .b = rows_across_k(&call->in[1], z.i),
+                 .c = call->out[0].data,
+                 .c_dtype = real,
+                 .ldc = z.i,
+                 .accumulate = call->accumulate};
     AM_TRY(run_team(call, "linear_dx", &g));
 done:
     return st;
@@ -111,7 +128,7 @@ static size_t linear_dx_workspace(const am_kernel_call *c)
     return am_gemm_workspace(leading(&c->in[0]), last_dim(&c->in[1]), last_dim(&c->in[0]));
 }
 
-/* ---- dw = dyᵀ·x ------------------------------------------------------------------------------------- */
+/* ---- dw = dyᵀ·x ---------------------------------------------------------------------------------- */
 
 static void linear_dw_f64(const am_kernel_call *call, const sizes *z)
 {
@@ -135,8 +152,15 @@ static am_status run_linear_dw(const am_kernel_call *call, am_dtype real)
         linear_dw_f64(call, &z);
         goto done;
     }
-    am_gemm g = {.m = z.o, .n = z.i, .k = z.n, .a = rows_across_k(&call->in[0], z.o), .b = rows_across_k(&call->in[1], z.i),
-                 .c = call->out[0].data, .c_dtype = AM_F32, .ldc = z.i, .accumulate = call->accumulate};
+    am_gemm g = {.m = z.o,
+                 .n = z.i,
+                 .k = z.n,
+                 .a = rows_across_k(&call->in[0], z.o),
+                 .b = rows_across_k(&call->in[1], z.i),
+                 .c = call->out[0].data,
+                 .c_dtype = AM_F32,
+                 .ldc = z.i,
+                 .accumulate = call->accumulate};
     AM_TRY(run_team(call, "linear_dw", &g));
 done:
     return st;

@@ -1,11 +1,12 @@
-/* linear_ce: the output head and its cross-entropy without an N×V matrix.  Only supervised rows (label >= 0) are worked
- * on: they are gathered once.  The logits of all of them exist for a block of vocabulary entries at a time, so that w is
- * read once and dw written once; a block holds as many numbers as `chunk` tokens have logits, at most 4 MB of fp32.
- * Forward keeps a running maximum and sum a row; backward recomputes the logits of a block, turns them into dlogits in
- * the compute dtype, and adds the block's part to dh in fp32.
+/* linear_ce: the output head and its cross-entropy without an N×V matrix.  Only supervised rows (label >= 0)
+ * are worked on: they are gathered once.  The logits of all of them exist for a block of vocabulary entries
+ * at a time, so that w is read once and dw written once; a block holds as many numbers as `chunk` tokens have
+ * logits, at most 4 MB of fp32. Forward keeps a running maximum and sum a row; backward recomputes the logits
+ * of a block, turns them into dlogits in the compute dtype, and adds the block's part to dh in fp32.
  *
- * A rank that holds rows [offset, offset + V) of a vocabulary of `count` entries (attrs; 0 = all of it here) gives its
- * own lse and a target of 0 where the label is elsewhere; ranks join lse by log-sum-exp and add the targets. */
+ * A rank that holds rows [offset, offset + V) of a vocabulary of `count` entries (attrs; 0 = all of it here)
+ * gives its own lse and a target of 0 where the label is elsewhere; ranks join lse by log-sum-exp and add the
+ * targets. */
 #include "simd.h"
 
 #include <math.h>
@@ -17,25 +18,25 @@
 #define DEFAULT_CHUNK 64
 
 typedef struct ce {
-    int64_t        n, d, v, offset;
-    double         softcap;
-    am_dtype       real;
-    const void    *h, *w;
+    int64_t n, d, v, offset;
+    double softcap;
+    am_dtype real;
+    const void *h, *w;
     const int32_t *labels;
-    void          *lse, *target;      /* forward: out; backward: lse is in */
-    const void    *dlogp;
-    void          *dh, *dw;           /* NULL = not wanted */
-    bool           accumulate;
+    void *lse, *target; /* forward: out; backward: lse is in */
+    const void *dlogp;
+    void *dh, *dw; /* NULL = not wanted */
+    bool accumulate;
     /* workspace */
-    int32_t *rows;                    /* the supervised ones */
-    int64_t  num_rows, columns;       /* columns of a block */
-    void    *hs;                      /* [num_rows][d] real */
-    float   *logits, *max, *sum, *dhs;
-    void    *dlogits;                 /* logits itself when real is f32 */
-    void    *gemm;
+    int32_t *rows;             /* the supervised ones */
+    int64_t num_rows, columns; /* columns of a block */
+    void *hs;                  /* [num_rows][d] real */
+    float *logits, *max, *sum, *dhs;
+    void *dlogits; /* logits itself when real is f32 */
+    void *gemm;
 } ce;
 
-/* ---- workspace ---------------------------------------------------------------------------------------- */
+/* ---- workspace ----------------------------------------------------------------------------------- */
 
 /* numbers in a block of logits */
 static int64_t block_numbers(const ce *c, int64_t chunk)
@@ -80,18 +81,19 @@ static size_t query(const am_kernel_call *call, bool backward)
 static size_t forward_workspace(const am_kernel_call *call) { return query(call, false); }
 static size_t backward_workspace(const am_kernel_call *call) { return query(call, true); }
 
-/* ---- call → ce ------------------------------------------------------------------------------------------ */
+/* ---- call → ce ----------------------------------------------------------------------------------- */
 
 static am_status check_labels(const char *op, const ce *c, const am_attrs *a)
 {
     am_status st = AM_OK;
     int64_t all = a->count ? a->count : a->offset + c->v;
     AM_CHECK(a->offset >= 0 && a->offset + c->v <= all, AM_ERR_SHAPE,
-             "kernel %s: rows %" PRId64 "-%" PRId64 " of the vocabulary are outside its %" PRId64 " entries", op, a->offset,
-             a->offset + c->v - 1, all);
+             "kernel %s: rows %" PRId64 "-%" PRId64 " of the vocabulary are outside its %" PRId64 " entries",
+             op, a->offset, a->offset + c->v - 1, all);
     for (int64_t t = 0; t < c->n; t++)
-        AM_CHECK(c->labels[t] < all, AM_ERR_DATA, "kernel %s: label %d of token %" PRId64 " is outside the vocabulary of %" PRId64,
-                 op, c->labels[t], t, all);
+        AM_CHECK(c->labels[t] < all, AM_ERR_DATA,
+                 "kernel %s: label %d of token %" PRId64 " is outside the vocabulary of %" PRId64, op,
+                 c->labels[t], t, all);
 done:
     return st;
 }
@@ -100,10 +102,20 @@ static am_status fill(const am_kernel_call *call, const char *op, am_dtype real,
 {
     am_status st = AM_OK;
     am_cpu_dims d;
-    AM_TRY(am_cpu_check(call, op, backward ? "h:r[N,D] w:r[V,D] labels:i[N] lse:w[N] dlogp:w[N] > dh:r[N,D]? dw:w[V,D]? +"
-                                           : "h:r[N,D] w:r[V,D] labels:i[N] > lse:w[N] target:w[N]", real, &d));
-    *c = (ce){.n = d.of['N'], .d = d.of['D'], .v = d.of['V'], .offset = call->attrs->offset, .softcap = call->attrs->softcap,
-              .real = real, .h = call->in[0].data, .w = call->in[1].data, .labels = call->in[2].data,
+    AM_TRY(am_cpu_check(call, op,
+                        backward
+                            ? "h:r[N,D] w:r[V,D] labels:i[N] lse:w[N] dlogp:w[N] > dh:r[N,D]? dw:w[V,D]? +"
+                            : "h:r[N,D] w:r[V,D] labels:i[N] > lse:w[N] target:w[N]",
+                        real, &d));
+    *c = (ce){.n = d.of['N'],
+              .d = d.of['D'],
+              .v = d.of['V'],
+              .offset = call->attrs->offset,
+              .softcap = call->attrs->softcap,
+              .real = real,
+              .h = call->in[0].data,
+              .w = call->in[1].data,
+              .labels = call->in[2].data,
               .accumulate = call->accumulate};
     if (backward) {
         c->lse = call->in[3].data;
@@ -119,7 +131,7 @@ done:
     return st;
 }
 
-/* ---- f64: the reference, one logit at a time, no workspace ------------------------------------------------ */
+/* ---- f64: the reference, one logit at a time, no workspace --------------------------------------- */
 
 static double logit_f64(const ce *c, int64_t t, int64_t v, double *slope)
 {
@@ -179,7 +191,8 @@ static void backward_f64(const ce *c, int threads)
     }
 }
 
-/* ---- f32 and bf16: what both directions share; run by every thread of the team ------------------------------ */
+/* ---- f32 and bf16: what both directions share; run by every thread of the team
+ * ------------------------------ */
 
 static size_t item_bytes(const ce *c) { return c->real == AM_F32 ? 4 : 2; }
 
@@ -195,7 +208,8 @@ static void list_rows(ce *c)
 static void gather(const ce *c, int64_t begin, int64_t end)
 {
     size_t row = (size_t)c->d * item_bytes(c);
-    for (int64_t i = begin; i < end; i++) memcpy((char *)c->hs + (size_t)i * row, (const char *)c->h + (size_t)c->rows[i] * row, row);
+    for (int64_t i = begin; i < end; i++)
+        memcpy((char *)c->hs + (size_t)i * row, (const char *)c->h + (size_t)c->rows[i] * row, row);
 }
 
 static am_gemm_operand operand(const ce *c, const void *data, int64_t stride, bool k_contiguous)
@@ -207,12 +221,19 @@ static am_gemm_operand operand(const ce *c, const void *data, int64_t stride, bo
 static void block_logits(const ce *c, int64_t v, int64_t n, int tid, int threads)
 {
     const char *w = (const char *)c->w + (size_t)(v * c->d) * item_bytes(c);
-    am_gemm g = {.m = c->num_rows, .n = n, .k = c->d, .a = operand(c, c->hs, c->d, true), .b = operand(c, w, c->d, true),
-                 .c = c->logits, .c_dtype = AM_F32, .ldc = c->columns};
+    am_gemm g = {.m = c->num_rows,
+                 .n = n,
+                 .k = c->d,
+                 .a = operand(c, c->hs, c->d, true),
+                 .b = operand(c, w, c->d, true),
+                 .c = c->logits,
+                 .c_dtype = AM_F32,
+                 .ldc = c->columns};
     am_gemm_team(&g, tid, threads, c->gemm);
 }
 
-/* ---- forward -------------------------------------------------------------------------------------------------- */
+/* ---- forward
+ * -------------------------------------------------------------------------------------------------- */
 
 static void forward_rows(const ce *c, const am_simd *s, int64_t v, int64_t n, int64_t begin, int64_t end)
 {
@@ -243,7 +264,8 @@ static void forward_team(const ce *c, const am_simd *s, int tid, int threads)
     for (int64_t i = begin; i < end; i++) ((float *)c->lse)[c->rows[i]] = c->max[i] + logf(c->sum[i]);
 }
 
-/* ---- backward --------------------------------------------------------------------------------------------------- */
+/* ---- backward
+ * --------------------------------------------------------------------------------------------------- */
 
 static void backward_rows(const ce *c, const am_simd *s, int64_t v, int64_t n, int64_t begin, int64_t end)
 {
@@ -259,14 +281,27 @@ static void block_gradients(const ce *c, int64_t v, int64_t n, int tid, int thre
 {
     const char *w = (const char *)c->w + (size_t)(v * c->d) * item_bytes(c);
     if (c->dw) {
-        am_gemm g = {.m = n, .n = c->d, .k = c->num_rows, .a = operand(c, c->dlogits, c->columns, false),
-                     .b = operand(c, c->hs, c->d, false), .c = (float *)c->dw + v * c->d, .c_dtype = AM_F32, .ldc = c->d,
+        am_gemm g = {.m = n,
+                     .n = c->d,
+                     .k = c->num_rows,
+                     .a = operand(c, c->dlogits, c->columns, false),
+                     .b = operand(c, c->hs, c->d, false),
+                     .c = (float *)c->dw + v * c->d,
+                     .c_dtype = AM_F32,
+                     .ldc = c->d,
                      .accumulate = c->accumulate};
         am_gemm_team(&g, tid, threads, c->gemm);
     }
     if (c->dh) {
-        am_gemm g = {.m = c->num_rows, .n = c->d, .k = n, .a = operand(c, c->dlogits, c->columns, true),
-                     .b = operand(c, w, c->d, false), .c = c->dhs, .c_dtype = AM_F32, .ldc = c->d, .accumulate = v > 0};
+        am_gemm g = {.m = c->num_rows,
+                     .n = c->d,
+                     .k = n,
+                     .a = operand(c, c->dlogits, c->columns, true),
+                     .b = operand(c, w, c->d, false),
+                     .c = c->dhs,
+                     .c_dtype = AM_F32,
+                     .ldc = c->d,
+                     .accumulate = v > 0};
         am_gemm_team(&g, tid, threads, c->gemm);
     }
 }
@@ -276,7 +311,8 @@ static am_status scatter(const ce *c, int64_t begin, int64_t end)
     am_status st = AM_OK;
     size_t row = (size_t)c->d * item_bytes(c);
     for (int64_t i = begin; i < end; i++)
-        AM_TRY(am_convert(c->dhs + i * c->d, AM_F32, (char *)c->dh + (size_t)c->rows[i] * row, c->real, c->d));
+        AM_TRY(
+            am_convert(c->dhs + i * c->d, AM_F32, (char *)c->dh + (size_t)c->rows[i] * row, c->real, c->d));
 done:
     return st;
 }
@@ -287,7 +323,9 @@ static am_status backward_team(const ce *c, const am_simd *s, int tid, int threa
     am_cpu_part(c->num_rows, 1, threads, tid, &begin, &end);
     gather(c, begin, end);
     am_cpu_part(c->n, 1, threads, tid, &from, &to);
-    if (c->dh) memset((char *)c->dh + (size_t)(from * c->d) * item_bytes(c), 0, (size_t)((to - from) * c->d) * item_bytes(c));
+    if (c->dh)
+        memset((char *)c->dh + (size_t)(from * c->d) * item_bytes(c), 0,
+               (size_t)((to - from) * c->d) * item_bytes(c));
     am_cpu_part(c->v, 1, threads, tid, &from, &to);
     if (c->dw && !c->accumulate && c->num_rows == 0)
         memset((float *)c->dw + from * c->d, 0, (size_t)((to - from) * c->d) * 4);
@@ -302,7 +340,7 @@ static am_status backward_team(const ce *c, const am_simd *s, int tid, int threa
     return c->dh ? scatter(c, begin, end) : AM_OK;
 }
 
-/* ---- rows ---------------------------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------------- */
 
 static am_status run(const am_kernel_call *call, am_dtype real, bool backward)
 {
@@ -315,8 +353,8 @@ static am_status run(const am_kernel_call *call, am_dtype real, bool backward)
         goto done;
     }
     size_t need = query(call, backward);
-    AM_CHECK(call->workspace && call->workspace_bytes >= need, AM_ERR_INTERNAL, "kernel %s: workspace of %zu bytes, needs %zu",
-             op, call->workspace_bytes, need);
+    AM_CHECK(call->workspace && call->workspace_bytes >= need, AM_ERR_INTERNAL,
+             "kernel %s: workspace of %zu bytes, needs %zu", op, call->workspace_bytes, need);
     am_bump b = {call->workspace, 0};
     carve(&b, &c, call->attrs->chunk, backward);
     c.columns = block_numbers(&c, call->attrs->chunk);
@@ -341,7 +379,8 @@ static am_status run(const am_kernel_call *call, am_dtype real, bool backward)
             worst = mine;
         }
     }
-    AM_CHECK(worst == AM_OK, worst, "kernel %s: the gradient could not be converted to %s", op, am_dtype_name(real));
+    AM_CHECK(worst == AM_OK, worst, "kernel %s: the gradient could not be converted to %s", op,
+             am_dtype_name(real));
 done:
     return st;
 }

@@ -1,38 +1,41 @@
-/* simd: the machine-dependent half of the heavy kernels (linear, attention, linear_ce), one table of functions per
- * instruction set, and the two things the operators' files build from them: a product run by a thread team, and a bump
- * allocator over the workspace.  Bodies: simd_vec.inc (vectors), simd_gemm.inc (panels and micro-kernel),
- * simd_attention.inc, simd_ce.inc; each simd_<isa>.c compiles all four under its instruction set.
+/* simd: the machine-dependent half of the heavy kernels (linear, attention, linear_ce), one table of
+ * functions per instruction set, and the two things the operators' files build from them: a product run by a
+ * thread team, and a bump allocator over the workspace.  Bodies: simd_vec.inc (vectors), simd_gemm.inc
+ * (panels and micro-kernel), simd_attention.inc, simd_ce.inc; each simd_<isa>.c compiles all four under its
+ * instruction set.
  *
- * Panels.  A product reads both operands from panels: `mr` rows of a, or `nr` columns of b, stored as [k][width] in
- * 32-bit units.  A unit is one fp32 number (bf16 operands are widened while being packed), or, where the machine
- * multiplies bf16, a pair (k, k+1) of bf16 numbers.  Rows and columns beyond the operand and an odd k are zero. */
+ * Panels.  A product reads both operands from panels: `mr` rows of a, or `nr` columns of b, stored as
+ * [k][width] in 32-bit units.  A unit is one fp32 number (bf16 operands are widened while being packed), or,
+ * where the machine multiplies bf16, a pair (k, k+1) of bf16 numbers.  Rows and columns beyond the operand
+ * and an odd k are zero. */
 #ifndef AM_CPU_SIMD_H
 #define AM_CPU_SIMD_H
 
 #include "kernels_cpu.h"
 
-#define AM_SIMD_MR 6      /* rows of a micro-tile, every instruction set */
+#define AM_SIMD_MR     6  /* rows of a micro-tile, every instruction set */
 #define AM_SIMD_NR_MAX 64 /* columns of the widest micro-tile */
 
-/* ---- packing and micro-kernel ------------------------------------------------------------------- */
+/* ---- packing and micro-kernel -------------------------------------------------------------------- */
 
 typedef struct am_pack {
-    uint32_t   *dst;
+    uint32_t *dst;
     const void *src;
-    am_dtype    dtype;        /* of src: F32 or BF16 */
-    bool        pairs;        /* units are bf16 pairs */
-    bool        wide;         /* panels of nr (b); else of mr (a) */
-    bool        k_contiguous; /* src is [width][k], neighbours along k adjacent; else [k][width] */
-    int64_t     stride;       /* elements between the rows of src */
-    int64_t     valid, k;     /* width that exists (any number: successive panels), and k */
+    am_dtype dtype;    /* of src: F32 or BF16 */
+    bool pairs;        /* units are bf16 pairs */
+    bool wide;         /* panels of nr (b); else of mr (a) */
+    bool k_contiguous; /* src is [width][k], neighbours along k adjacent; else [k][width] */
+    int64_t stride;    /* elements between the rows of src */
+    int64_t valid, k;  /* width that exists (any number: successive panels), and k */
 } am_pack;
 
-/* Where a micro-kernel finds the units of its rows of a: row i, unit u at p + i·row + u·unit (bytes).  Packed panels are
- * {panel, 4, 4·mr, 4·units}; rows whose units lie ready in memory (k contiguous, right type, k even for pairs) are read in
- * place.  step: bytes from one row to the next beyond a micro-tile, i.e. tiles start at p + i·step, i a multiple of mr. */
+/* Where a micro-kernel finds the units of its rows of a: row i, unit u at p + i·row + u·unit (bytes).  Packed
+ * panels are {panel, 4, 4·mr, 4·units}; rows whose units lie ready in memory (k contiguous, right type, k
+ * even for pairs) are read in place.  step: bytes from one row to the next beyond a micro-tile, i.e. tiles
+ * start at p + i·step, i a multiple of mr. */
 typedef struct am_rows_a {
     const char *p;
-    int64_t     row, unit, step;
+    int64_t row, unit, step;
 } am_rows_a;
 static inline am_rows_a am_packed_a(const uint32_t *panels, int64_t units)
 {
@@ -45,19 +48,19 @@ static inline am_rows_a am_direct_a(const void *rows, int64_t row_bytes)
 
 /* Destination of a block of micro-tiles. out = tile (+ partial) (+ bias) (+ old out). */
 typedef struct am_block {
-    int64_t         m, n, units; /* rows and columns that exist in this block, k in units */
-    am_rows_a       a;
-    const uint32_t *b;           /* first panel */
-    float          *partial;     /* fp32 sums of earlier k-blocks, same indexing as out; NULL = none */
-    int64_t         ld_partial;
-    bool            add_partial; /* partial holds something */
-    void           *out;         /* NULL: the sums stay in partial */
-    am_dtype        out_dtype;   /* F32 or BF16 */
-    int64_t         ld_out;
-    bool            add_out;
-    const void     *bias; /* n elements or NULL */
-    am_dtype        bias_dtype;
-    bool            pairs;
+    int64_t m, n, units; /* rows and columns that exist in this block, k in units */
+    am_rows_a a;
+    const uint32_t *b; /* first panel */
+    float *partial;    /* fp32 sums of earlier k-blocks, same indexing as out; NULL = none */
+    int64_t ld_partial;
+    bool add_partial;   /* partial holds something */
+    void *out;          /* NULL: the sums stay in partial */
+    am_dtype out_dtype; /* F32 or BF16 */
+    int64_t ld_out;
+    bool add_out;
+    const void *bias; /* n elements or NULL */
+    am_dtype bias_dtype;
+    bool pairs;
 } am_block;
 
 /* ---- attention ----------------------------------------------------------------------------------- */
@@ -66,22 +69,23 @@ typedef struct am_block {
 #define AM_ATT_BK 64 /* keys of a tile; a multiple of every nr */
 
 typedef struct am_att {
-    int64_t        nq, nk, heads, kv_heads, d, dv;
-    int64_t        head_begin, kv_begin, group;
-    int64_t        window; /* 0 = none */
-    double         scale, softcap;
-    am_dtype       real;
-    const void    *q, *k, *v, *o, *dout;
+    int64_t nq, nk, heads, kv_heads, d, dv;
+    int64_t head_begin, kv_begin, group;
+    int64_t window; /* 0 = none */
+    double scale, softcap;
+    am_dtype real;
+    const void *q, *k, *v, *o, *dout;
     const int32_t *q_idx, *k_idx, *doc_start;
-    void          *out_o, *dq, *dk, *dv_out;
-    void          *lse; /* [nq, heads] f32*; out in forward, in in backward */
-    bool           pairs;
+    void *out_o, *dq, *dk, *dv_out;
+    void *lse; /* [nq, heads] f32*; out in forward, in in backward */
+    bool pairs;
     /* made by the first phase */
-    uint32_t *kt, *vt, *kc;  /* per (kv head, key tile): K as keys×d, V (forward [keys][dv], backward keys×dv), K as [keys][d] */
-    size_t    kt_units, vt_units, kc_units; /* of one (kv head, key tile) */
-    float    *delta;         /* [nq, heads]: Σ do·o */
-    int32_t  *key_range;     /* per key tile: min, max of k_idx */
-    int32_t  *query_range;   /* per query tile: min and max of the first index seen, min and max of the last */
+    uint32_t *kt, *vt, *kc; /* per (kv head, key tile): K as keys×d, V (forward [keys][dv], backward keys×dv),
+                               K as [keys][d] */
+    size_t kt_units, vt_units, kc_units; /* of one (kv head, key tile) */
+    float *delta;                        /* [nq, heads]: Σ do·o */
+    int32_t *key_range;                  /* per key tile: min, max of k_idx */
+    int32_t *query_range; /* per query tile: min and max of the first index seen, min and max of the last */
 } am_att;
 
 /* first and last index that query i sees; an empty interval when the document starts behind the query */
@@ -102,11 +106,11 @@ static inline am_att_view am_att_tile_view(const am_att *t, int64_t query_tile, 
     return k[0] >= q[1] && k[1] <= q[2] ? AM_ATT_ALL : AM_ATT_SOME;
 }
 
-/* ---- one table per instruction set ---------------------------------------------------------------- */
+/* ---- one table per instruction set --------------------------------------------------------------- */
 
 typedef struct am_simd {
-    int  nr;
-    bool pairs; /* multiplies bf16 pairs */
+    int nr;
+    bool pairs;                     /* multiplies bf16 pairs */
     void (*pack)(const am_pack *p); /* ceil(valid / width) successive panels */
     void (*block)(const am_block *b);
 
@@ -117,50 +121,50 @@ typedef struct am_simd {
     void (*att_backward_kv)(const am_att *t, int64_t tile, int64_t kv, void *scratch);
     void (*att_backward_q)(const am_att *t, int64_t tile, int64_t head, void *scratch);
 
-    /* One row of logits: raise *max and rescale *sum so that lse = max + log(sum) over everything seen so far.
-     * softcap != 0 replaces the row by c·tanh(x/c) first. */
+    /* One row of logits: raise *max and rescale *sum so that lse = max + log(sum) over everything seen so
+     * far. softcap != 0 replaces the row by c·tanh(x/c) first. */
     void (*ce_row)(float *logits, int64_t n, float softcap, float *max, float *sum);
-    /* dlogits of one row: scale·(1[i = label] − exp(x − lse)), label < 0: none here.  out_dtype F32 or BF16. */
-    void (*ce_grad_row)(const float *logits, int64_t n, float softcap, float lse, float scale, int64_t label, void *out,
-                        am_dtype out_dtype);
+    /* dlogits of one row: scale·(1[i = label] − exp(x − lse)), label < 0: none here.  out: F32 or BF16. */
+    void (*ce_grad_row)(const float *logits, int64_t n, float softcap, float lse, float scale, int64_t label,
+                        void *out, am_dtype out_dtype);
 } am_simd;
 
 extern const am_simd am_simd_portable, am_simd_avx2, am_simd_avx512, am_simd_avx512_bf16;
 /** The table for am_kernels_cpu_isa(). */
 const am_simd *am_simd_get(void);
 
-/* ---- products by a team ---------------------------------------------------------------------------- */
+/* ---- products by a team -------------------------------------------------------------------------- */
 
 typedef struct am_gemm_operand {
     const void *data;
-    am_dtype    dtype; /* F32 or BF16 */
-    int64_t     stride;
-    bool        k_contiguous; /* a: [m][k], b: [n][k] with rows `stride` apart; else a: [k][m], b: [k][n] */
+    am_dtype dtype; /* F32 or BF16 */
+    int64_t stride;
+    bool k_contiguous; /* a: [m][k], b: [n][k] with rows `stride` apart; else a: [k][m], b: [k][n] */
 } am_gemm_operand;
 
 typedef struct am_gemm {
-    int64_t         m, n, k;
+    int64_t m, n, k;
     am_gemm_operand a, b;
-    void           *c; /* [m][n], rows ldc apart */
-    am_dtype        c_dtype;
-    int64_t         ldc;
-    const void     *bias; /* n elements of bias_dtype, or NULL */
-    am_dtype        bias_dtype;
-    bool            accumulate;
+    void *c; /* [m][n], rows ldc apart */
+    am_dtype c_dtype;
+    int64_t ldc;
+    const void *bias; /* n elements of bias_dtype, or NULL */
+    am_dtype bias_dtype;
+    bool accumulate;
 } am_gemm;
 
 /** Bytes of shared workspace for a product of at most these sizes, any dtypes, any instruction set. */
 size_t am_gemm_workspace(int64_t m, int64_t n, int64_t k);
-/** c = a·b (+ bias) (+ c).  Called by every thread of a team of `threads` inside one parallel region (tid = 0…threads−1)
- *  with equal arguments; returns with c complete (ends with a barrier).  Every element is one sum over k in a fixed order,
- *  blocked by k alone: results do not depend on threads, m or n, bit for bit. */
+/** c = a·b (+ bias) (+ c).  Called by every thread of a team of `threads` inside one parallel region (tid =
+ * 0…threads−1) with equal arguments; returns with c complete (ends with a barrier).  Every element is one sum
+ * over k in a fixed order, blocked by k alone: results do not depend on threads, m or n, bit for bit. */
 void am_gemm_team(const am_gemm *g, int tid, int threads, void *workspace);
 
-/* ---- workspace ------------------------------------------------------------------------------------- */
+/* ---- workspace ----------------------------------------------------------------------------------- */
 
 /* Bump allocation; with base NULL it only counts, so that one function serves the query and the call. */
 typedef struct am_bump {
-    char  *base;
+    char *base;
     size_t used;
 } am_bump;
 static inline void *am_bump_take(am_bump *b, size_t bytes)

@@ -17,8 +17,8 @@ def pattern(seed, *shape):
 def emit(name, t):
     flat = [f"{v:.15g}" for v in t.detach().reshape(-1).tolist()]
     print(f"static const double {name}[{len(flat)}] = {{")
-    for i in range(0, len(flat), 6):
-        print("    " + ", ".join(flat[i:i + 6]) + ",")
+    for i in range(0, len(flat), 4):
+        print("    " + ", ".join(flat[i:i + 4]) + ",")
     print("};")
 
 

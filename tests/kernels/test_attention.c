@@ -1,11 +1,12 @@
-/* test_attention: forward and backward against PyTorch (heavy_reference.h) and against a naive definition with the whole
- * score matrix; gradients by finite differences in f64; the properties that context parallelism, tensor parallelism and
- * packing rest on (keys in parts, heads in parts, shuffled tokens); threads; refusals.
+/* test_attention: forward and backward against PyTorch (heavy_reference.h) and against a naive definition
+ * with the whole score matrix; gradients by finite differences in f64; the properties that context
+ * parallelism, tensor parallelism and packing rest on (keys in parts, heads in parts, shuffled tokens);
+ * threads; refusals.
  *
- * Tolerances, all values being at most 1: f64 1e-10 (1e-12 for PyTorch's short rows); f32 2e-5: about 20 roundings of
- * 2^-24 on scores up to 100, as relative errors of probabilities; bf16: probabilities and score gradients enter products
- * as bf16 (2^-9 each) and results are rounded to bf16 (2^-9): 1e-2 forward; gradients are sums of up to n such terms with
- * cancellation, measured against their size: 4e-2. */
+ * Tolerances, all values being at most 1: f64 1e-10 (1e-12 for PyTorch's short rows); f32 2e-5: about 20
+ * roundings of 2^-24 on scores up to 100, as relative errors of probabilities; bf16: probabilities and score
+ * gradients enter products as bf16 (2^-9 each) and results are rounded to bf16 (2^-9): 1e-2 forward;
+ * gradients are sums of up to n such terms with cancellation, measured against their size: 4e-2. */
 #include "heavy_reference.h"
 #include "heavy_test.h"
 
@@ -19,14 +20,14 @@
 
 static const double forward_tol[3] = {1e-10, 2e-5, 1e-2}, backward_tol[3] = {1e-10, 5e-5, 4e-2};
 
-/* ---- a problem and its naive solution --------------------------------------------------------------------- */
+/* ---- a problem and its naive solution ------------------------------------------------------------ */
 
 typedef struct problem {
-    int64_t  nq, nk, heads, kv, d, dv;
+    int64_t nq, nk, heads, kv, d, dv;
     am_attrs attrs;
     int32_t *q_idx, *k_idx, *doc;
-    double  *q, *k, *v, *g;                 /* g: do */
-    double  *o, *lse, *dq, *dk, *dvv;       /* naive */
+    double *q, *k, *v, *g;           /* g: do */
+    double *o, *lse, *dq, *dk, *dvv; /* naive */
 } problem;
 
 static void *room(int64_t n, size_t size)
@@ -36,12 +37,16 @@ static void *room(int64_t n, size_t size)
     return p;
 }
 
-static int64_t kv_head(const problem *p, int64_t h) { return (p->attrs.head_begin + h) / p->attrs.group - p->attrs.kv_begin; }
+static int64_t kv_head(const problem *p, int64_t h)
+{
+    return (p->attrs.head_begin + h) / p->attrs.group - p->attrs.kv_begin;
+}
 
 static bool visible(const problem *p, int64_t i, int64_t j)
 {
     int64_t at = p->k_idx[j], first = p->doc[i];
-    if (p->attrs.window > 0 && p->q_idx[i] - p->attrs.window + 1 > first) first = p->q_idx[i] - p->attrs.window + 1;
+    if (p->attrs.window > 0 && p->q_idx[i] - p->attrs.window + 1 > first)
+        first = p->q_idx[i] - p->attrs.window + 1;
     return first <= at && at <= p->q_idx[i];
 }
 
@@ -65,7 +70,8 @@ static double naive_row(const problem *p, int64_t i, int64_t h, double *prob, do
 static void naive_pair(problem *p, int64_t i, int64_t h, double *prob, double *bend)
 {
     int64_t at = i * p->heads + h;
-    double scale = p->attrs.scale != 0 ? p->attrs.scale : 1 / sqrt((double)p->d), mean = 0, *dprob = room(p->nk, 8);
+    double scale = p->attrs.scale != 0 ? p->attrs.scale : 1 / sqrt((double)p->d), mean = 0,
+           *dprob = room(p->nk, 8);
     p->lse[at] = naive_row(p, i, h, prob, bend);
     for (int64_t j = 0; j < p->nk; j++)
         for (int64_t e = 0; e < p->dv; e++) {
@@ -85,10 +91,17 @@ static void naive_pair(problem *p, int64_t i, int64_t h, double *prob, double *b
     free(dprob);
 }
 
-/* documents: a new one starts at every multiple of `doc` (0: one document); indices 0…n−1, queries at the end of them */
-static problem make(int64_t nq, int64_t nk, int64_t heads, int64_t kv, int64_t d, int64_t dv, int64_t window, int64_t doc)
+/* documents: a new one starts at every multiple of `doc` (0: one document); indices 0…n−1, queries at the end
+ * of them */
+static problem make(int64_t nq, int64_t nk, int64_t heads, int64_t kv, int64_t d, int64_t dv, int64_t window,
+                    int64_t doc)
 {
-    problem p = {.nq = nq, .nk = nk, .heads = heads, .kv = kv, .d = d, .dv = dv,
+    problem p = {.nq = nq,
+                 .nk = nk,
+                 .heads = heads,
+                 .kv = kv,
+                 .d = d,
+                 .dv = dv,
                  .attrs = {.window = window, .group = heads / kv}};
     p.q_idx = room(nq, 4);
     p.k_idx = room(nk, 4);
@@ -126,25 +139,41 @@ static void release(problem *p)
 
 static kt_case forward_case(const problem *p)
 {
-    return (kt_case){.op = "attention", .attrs = p->attrs, .num_in = 6, .num_out = 2,
-                     .in = {{p->q, 'r', 3, {p->nq, p->heads, p->d}}, {p->k, 'r', 3, {p->nk, p->kv, p->d}},
-                            {p->v, 'r', 3, {p->nk, p->kv, p->dv}}, {p->q_idx, 'i', 1, {p->nq}}, {p->k_idx, 'i', 1, {p->nk}},
+    return (kt_case){.op = "attention",
+                     .attrs = p->attrs,
+                     .num_in = 6,
+                     .num_out = 2,
+                     .in = {{p->q, 'r', 3, {p->nq, p->heads, p->d}},
+                            {p->k, 'r', 3, {p->nk, p->kv, p->d}},
+                            {p->v, 'r', 3, {p->nk, p->kv, p->dv}},
+                            {p->q_idx, 'i', 1, {p->nq}},
+                            {p->k_idx, 'i', 1, {p->nk}},
                             {p->doc, 'i', 1, {p->nq}}},
                      .out = {{NULL, 'r', 3, {p->nq, p->heads, p->dv}}, {NULL, 'w', 2, {p->nq, p->heads}}}};
 }
 
 static kt_case backward_case(const problem *p)
 {
-    return (kt_case){.op = "attention_bwd", .attrs = p->attrs, .num_in = 9, .num_out = 3,
-                     .in = {{p->g, 'r', 3, {p->nq, p->heads, p->dv}}, {p->q, 'r', 3, {p->nq, p->heads, p->d}},
-                            {p->k, 'r', 3, {p->nk, p->kv, p->d}}, {p->v, 'r', 3, {p->nk, p->kv, p->dv}},
-                            {p->o, 'r', 3, {p->nq, p->heads, p->dv}}, {p->lse, 'w', 2, {p->nq, p->heads}},
-                            {p->q_idx, 'i', 1, {p->nq}}, {p->k_idx, 'i', 1, {p->nk}}, {p->doc, 'i', 1, {p->nq}}},
-                     .out = {{NULL, 'r', 3, {p->nq, p->heads, p->d}}, {NULL, 'r', 3, {p->nk, p->kv, p->d}},
+    return (kt_case){.op = "attention_bwd",
+                     .attrs = p->attrs,
+                     .num_in = 9,
+                     .num_out = 3,
+                     .in = {{p->g, 'r', 3, {p->nq, p->heads, p->dv}},
+                            {p->q, 'r', 3, {p->nq, p->heads, p->d}},
+                            {p->k, 'r', 3, {p->nk, p->kv, p->d}},
+                            {p->v, 'r', 3, {p->nk, p->kv, p->dv}},
+                            {p->o, 'r', 3, {p->nq, p->heads, p->dv}},
+                            {p->lse, 'w', 2, {p->nq, p->heads}},
+                            {p->q_idx, 'i', 1, {p->nq}},
+                            {p->k_idx, 'i', 1, {p->nk}},
+                            {p->doc, 'i', 1, {p->nq}}},
+                     .out = {{NULL, 'r', 3, {p->nq, p->heads, p->d}},
+                             {NULL, 'r', 3, {p->nk, p->kv, p->d}},
                              {NULL, 'r', 3, {p->nk, p->kv, p->dv}}}};
 }
 
-/* ---- against the naive definition ----------------------------------------------------------------------------- */
+/* ---- against the naive definition
+ * ----------------------------------------------------------------------------- */
 
 static void compare_here(void *context)
 {
@@ -159,7 +188,8 @@ static void compare_here(void *context)
         got = ht_run(&b, ht_reals[type], 2, false);
         ht_near("attention dq", ht_reals[type], got, p->dq, ndq, backward_tol[type]);
         ht_near("attention dk", ht_reals[type], got + ndq, p->dk, ndk, backward_tol[type]);
-        ht_near("attention dv", ht_reals[type], got + ndq + ndk, p->dvv, p->nk * p->kv * p->dv, backward_tol[type]);
+        ht_near("attention dv", ht_reals[type], got + ndq + ndk, p->dvv, p->nk * p->kv * p->dv,
+                backward_tol[type]);
         free(got);
     }
 }
@@ -173,20 +203,29 @@ static void compare(problem p)
 
 static void test_attention__matches_definition(void **state)
 {
-    compare(make(130, 130, 2, 1, 64, 64, 0, 0));  /* several tiles both ways */
-    compare(make(100, 200, 3, 3, 7, 5, 0, 0));    /* odd widths, more keys than queries */
-    compare(make(1, 150, 4, 2, 16, 16, 0, 0));    /* one query, as in generation */
+    compare(make(130, 130, 2, 1, 64, 64, 0, 0)); /* several tiles both ways */
+    compare(make(100, 200, 3, 3, 7, 5, 0, 0));   /* odd widths, more keys than queries */
+    compare(make(1, 150, 4, 2, 16, 16, 0, 0));   /* one query, as in generation */
     compare(make(65, 65, 1, 1, 80, 24, 0, 0));
     compare(make(49, 70, 2, 1, 256, 130, 0, 0));
-    compare(make(5, 3, 2, 2, 1, 1, 0, 0));        /* queries before the first key see nothing */
+    compare(make(5, 3, 2, 2, 1, 1, 0, 0)); /* queries before the first key see nothing */
 }
 
 static void test_attention__window_and_documents(void **state)
 {
     compare(make(150, 150, 2, 1, 16, 16, 20, 0));
-    compare(make(150, 150, 2, 1, 16, 16, 1, 0));  /* itself alone */
+    compare(make(150, 150, 2, 1, 16, 16, 1, 0)); /* itself alone */
     compare(make(150, 150, 2, 1, 16, 16, 0, 37));
     compare(make(200, 200, 2, 1, 16, 16, 70, 101));
+}
+
+/* the only visible key is the last or the first of its tile of 64 */
+static void test_attention__keys_at_the_edges_of_tiles(void **state)
+{
+    compare(make(1, 101, 1, 1, 8, 8, 38, 0));
+    compare(make(1, 128, 1, 1, 8, 8, 65, 0));
+    compare(make(1, 65, 1, 1, 8, 8, 1, 0));
+    compare(make(60, 65, 1, 1, 8, 8, 0, 64));
 }
 
 static void test_attention__softcap_and_scale(void **state)
@@ -208,7 +247,8 @@ static void test_attention__rows_that_see_nothing(void **state)
     compare(p);
 }
 
-/* ---- against PyTorch ----------------------------------------------------------------------------------------------- */
+/* ---- against PyTorch
+ * ----------------------------------------------------------------------------------------------- */
 
 static void torch_here(void *context)
 {
@@ -242,7 +282,8 @@ static void torch_here(void *context)
 }
 static void test_attention__matches_torch(void **state) { ht_each_isa(torch_here, NULL); }
 
-/* ---- properties ------------------------------------------------------------------------------------------------------ */
+/* ---- properties
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* columns [begin, begin+n) of heads of a [rows][heads][d] array */
 static double *head_slice(const double *x, int64_t rows, int64_t heads, int64_t d, int64_t begin, int64_t n)
@@ -297,7 +338,8 @@ static void heads_here(void *context)
 }
 static void test_attention__heads_in_two_parts_are_the_whole(void **state) { ht_each_isa(heads_here, NULL); }
 
-/* two calls over halves of the keys, joined by lse, are one call; backward over halves with the joined o and lse adds up */
+/* two calls over halves of the keys, joined by lse, are one call; backward over halves with the joined o and
+ * lse adds up */
 static void parts_here(void *context)
 {
     problem p = make(90, 120, 2, 1, 16, 8, 0, 40);
@@ -356,7 +398,8 @@ static void test_attention__threads_change_no_bit(void **state)
     release(&p);
 }
 
-/* ---- finite differences in f64 -------------------------------------------------------------------------------------- */
+/* ---- finite differences in f64
+ * -------------------------------------------------------------------------------------- */
 
 static double weighted_output(const problem *p)
 {
@@ -395,6 +438,26 @@ static void test_attention_bwd__finite_differences(void **state)
     release(&p);
 }
 
+/* one query that is not a number: its row says so in every key tile, the other rows do not notice */
+static void nan_here(void *context)
+{
+    for (int row = 3; row < 100; row += 90) {
+        problem p = make(100, 100, 2, 1, 16, 16, 0, 0);
+        for (int e = 0; e < 16; e++) p.q[(row * 2 + 1) * 16 + e] = NAN;
+        kt_case f = forward_case(&p);
+        for (int type = 0; type < 3; type++) {
+            double *got = ht_run(&f, ht_reals[type], 2, false), *lse = got + 100 * 2 * 16;
+            for (int at = 0; at < 200; at++) {
+                assert_int_equal(isnan(got[at * 16]), at == row * 2 + 1);
+                assert_int_equal(isnan(lse[at]), at == row * 2 + 1);
+            }
+            free(got);
+        }
+        release(&p);
+    }
+}
+static void test_attention__nan_is_not_hidden(void **state) { ht_each_isa(nan_here, NULL); }
+
 static void test_attention__refuses_heads_without_their_kv_head(void **state)
 {
     problem p = make(4, 4, 4, 2, 4, 4, 0, 0);
@@ -411,6 +474,7 @@ int main(void)
         cmocka_unit_test(test_attention__matches_torch),
         cmocka_unit_test(test_attention__matches_definition),
         cmocka_unit_test(test_attention__window_and_documents),
+        cmocka_unit_test(test_attention__keys_at_the_edges_of_tiles),
         cmocka_unit_test(test_attention__softcap_and_scale),
         cmocka_unit_test(test_attention__rows_that_see_nothing),
         cmocka_unit_test(test_attention__heads_in_two_parts_are_the_whole),
@@ -418,6 +482,7 @@ int main(void)
         cmocka_unit_test(test_attention__shuffled_tokens_with_their_indices),
         cmocka_unit_test(test_attention__threads_change_no_bit),
         cmocka_unit_test(test_attention_bwd__finite_differences),
+        cmocka_unit_test(test_attention__nan_is_not_hidden),
         cmocka_unit_test(test_attention__refuses_heads_without_their_kv_head),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

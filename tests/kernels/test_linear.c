@@ -1,9 +1,9 @@
-/* test_linear: linear, linear_dx and linear_dw against straight triple loops in double, on every instruction set and
- * dtype; independence of threads and of the number of tokens, bit for bit; refusals.
+/* test_linear: linear, linear_dx and linear_dw against straight triple loops in double, on every instruction
+ * set and dtype; independence of threads and of the number of tokens, bit for bit; refusals.
  *
- * Tolerances: f64 1e-12.  f32: inputs are at most 1 in size, so a sum of k products in any order is off by at most
- * k·2^-24·k/2 in theory and about sqrt(k)·2^-24·sqrt(k) seen: 1e-5 for k <= 2500.  bf16: the products of bf16 numbers
- * are exact in fp32, so the same plus half a unit in the last place of the store, 2^-9 relative. */
+ * Tolerances: f64 1e-12.  f32: inputs are at most 1 in size, so a sum of k products in any order is off by at
+ * most k·2^-24·k/2 in theory and about sqrt(k)·2^-24·sqrt(k) seen: 1e-5 for k <= 2500.  bf16: the products of
+ * bf16 numbers are exact in fp32, so the same plus half a unit in the last place of the store, 2^-9. */
 #include "heavy_test.h"
 
 #include <setjmp.h>
@@ -17,7 +17,9 @@ enum { LINEAR, DX, DW };
 static const char *const ops[] = {"linear", "linear_dx", "linear_dw"};
 static const double tolerance[3] = {1e-12, 1e-5, 0x1p-8};
 
-typedef struct sizes { int64_t n, i, o; } sizes;
+typedef struct sizes {
+    int64_t n, i, o;
+} sizes;
 
 typedef struct product {
     kt_case k;
@@ -43,7 +45,10 @@ static product make(int op, const sizes *z, bool bias)
     int64_t a0 = z->n, a1 = op == LINEAR ? z->i : z->o, b0 = op == DW ? z->n : z->o, b1 = z->i;
     product p = {.a = ht_random(1, a0 * a1), .b = ht_random(2, b0 * b1)};
     if (bias) p.bias = ht_random(3, z->o);
-    p.k = (kt_case){.op = ops[op], .num_in = bias ? 3 : 2, .num_out = 1, .accumulates = op != LINEAR,
+    p.k = (kt_case){.op = ops[op],
+                    .num_in = bias ? 3 : 2,
+                    .num_out = 1,
+                    .accumulates = op != LINEAR,
                     .in = {{p.a, 'r', 2, {a0, a1}}, {p.b, 'r', 2, {b0, b1}}, {p.bias, 'r', bias, {z->o}}},
                     .out = {{NULL, op == DW ? 'w' : 'r', 2, {rows, cols}}}};
     p.want = malloc((size_t)(rows * cols + 1) * sizeof *p.want);
@@ -72,7 +77,8 @@ static void compare_here(void *context)
             assert_non_null(want);
             for (int64_t i = 0; i < n; i++) want[i] = p->want[i] + acc;
             double allowed = p->k.out[0].type == 'w' && type == 2 ? tolerance[1] : tolerance[type];
-            ht_near(p->k.op, ht_reals[type], got, want, n, allowed * (type == 1 || p->k.out[0].type == 'w' ? 3 : 1));
+            ht_near(p->k.op, ht_reals[type], got, want, n,
+                    allowed * (type == 1 || p->k.out[0].type == 'w' ? 3 : 1));
             free(want);
             free(got);
         }
@@ -80,10 +86,11 @@ static void compare_here(void *context)
 
 static void compare_all(int op)
 {
-    /* one token; odd everything; several blocks of rows (> 768), columns (> 1024) and k (> 384, > 768 and more); model shapes */
-    static const sizes shapes[] = {{1, 1, 1},     {1, 64, 48},    {7, 33, 65},   {300, 31, 17},  {13, 1601, 70},
-                                   {5, 70, 1601}, {801, 19, 23},  {6, 8, 1100},  {1601, 9, 14},  {10, 1100, 8},
-                                   {9, 14, 801},  {48, 576, 192}, {2, 3, 0},     {0, 3, 2}};
+    /* one token; odd everything; several blocks of rows (> 768), columns (> 1024) and k (> 384, > 768 and
+     * more); model shapes */
+    static const sizes shapes[] = {{1, 1, 1},     {1, 64, 48},    {7, 33, 65},  {300, 31, 17}, {13, 1601, 70},
+                                   {5, 70, 1601}, {801, 19, 23},  {6, 8, 1100}, {1601, 9, 14}, {10, 1100, 8},
+                                   {9, 14, 801},  {48, 576, 192}, {2, 3, 0},    {0, 3, 2}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int bias = 0; bias <= (op == LINEAR); bias++) {
             product p = make(op, &shapes[s], bias);
@@ -147,8 +154,14 @@ static void test_linear__refuses_a_small_workspace(void **state)
 {
     float x[4] = {0}, w[4] = {0}, y[4];
     am_attrs none = {0};
-    am_kernel_call c = {.attrs = &none, .num_in = 2, .num_out = 1, .threads = 1, .workspace = x, .workspace_bytes = 16,
-                        .in = {{x, AM_F32, 2, {2, 2}}, {w, AM_F32, 2, {2, 2}}}, .out = {{y, AM_F32, 2, {2, 2}}}};
+    am_kernel_call c = {.attrs = &none,
+                        .num_in = 2,
+                        .num_out = 1,
+                        .threads = 1,
+                        .workspace = x,
+                        .workspace_bytes = 16,
+                        .in = {{x, AM_F32, 2, {2, 2}}, {w, AM_F32, 2, {2, 2}}},
+                        .out = {{y, AM_F32, 2, {2, 2}}}};
     assert_int_equal(am_kernels_cpu_find("linear")->f32(&c), AM_ERR_INTERNAL);
     assert_non_null(strstr(am_error_message(), "workspace"));
 }

@@ -1,9 +1,10 @@
-/* test_linear_ce: linear + cross-entropy against PyTorch (heavy_reference.h), against a naive definition holding all
- * logits, by finite differences in f64, over vocabulary parts joined by lse, with few and no supervised tokens, with
- * chunks of any size; threads; refusals.
+/* test_linear_ce: linear + cross-entropy against PyTorch (heavy_reference.h), against a naive definition
+ * holding all logits, by finite differences in f64, over vocabulary parts joined by lse, with few and no
+ * supervised tokens, with chunks of any size; threads; refusals.
  *
- * Tolerances: f64 1e-11; f32 2e-5 (sums of D <= 80 products of numbers <= 1, then exp and log of values up to 20);
- * bf16: inputs are exact, logits fp32; dlogits are rounded to bf16 (2^-9 relative), dh as well: 2^-7 of the sum's size. */
+ * Tolerances: f64 1e-11; f32 2e-5 (sums of D <= 80 products of numbers <= 1, then exp and log of values up to
+ * 20); bf16: inputs are exact, logits fp32; dlogits are rounded to bf16 (2^-9 relative), dh as well: 2^-7 of
+ * the sum's size. */
 #include "heavy_reference.h"
 #include "heavy_test.h"
 
@@ -18,11 +19,11 @@
 static const double forward_tol[3] = {1e-11, 2e-5, 2e-5}, backward_tol[3] = {1e-11, 2e-5, 0x1p-7};
 
 typedef struct problem {
-    int64_t  n, d, v;
+    int64_t n, d, v;
     am_attrs attrs;
     int32_t *labels;
-    double  *h, *w, *dlogp;
-    double  *lse, *target, *dh, *dw; /* naive */
+    double *h, *w, *dlogp;
+    double *lse, *target, *dh, *dw; /* naive */
 } problem;
 
 static void *room(int64_t n, size_t size)
@@ -35,7 +36,12 @@ static void *room(int64_t n, size_t size)
 /* every `every`-th token is supervised; 0: none */
 static problem make(int64_t n, int64_t d, int64_t v, int every)
 {
-    problem p = {.n = n, .d = d, .v = v, .labels = room(n, 4), .h = ht_random(1, n * d), .w = ht_random(2, v * d),
+    problem p = {.n = n,
+                 .d = d,
+                 .v = v,
+                 .labels = room(n, 4),
+                 .h = ht_random(1, n * d),
+                 .w = ht_random(2, v * d),
                  .dlogp = ht_random(3, n)};
     for (int64_t t = 0; t < n; t++) p.labels[t] = every && t % every == 0 ? (int32_t)(t * 131 % v) : -100;
     return p;
@@ -80,16 +86,28 @@ static void release(problem *p)
 
 static kt_case forward_case(const problem *p)
 {
-    return (kt_case){.op = "linear_ce", .attrs = p->attrs, .num_in = 3, .num_out = 2,
-                     .in = {{p->h, 'r', 2, {p->n, p->d}}, {p->w, 'r', 2, {p->v, p->d}}, {p->labels, 'i', 1, {p->n}}},
+    return (kt_case){.op = "linear_ce",
+                     .attrs = p->attrs,
+                     .num_in = 3,
+                     .num_out = 2,
+                     .in = {{p->h, 'r', 2, {p->n, p->d}},
+                            {p->w, 'r', 2, {p->v, p->d}},
+                            {p->labels, 'i', 1, {p->n}}},
                      .out = {{NULL, 'w', 1, {p->n}}, {NULL, 'w', 1, {p->n}}}};
 }
 
 static kt_case backward_case(const problem *p)
 {
-    return (kt_case){.op = "linear_ce_bwd", .attrs = p->attrs, .num_in = 5, .num_out = 2, .accumulates = true,
-                     .in = {{p->h, 'r', 2, {p->n, p->d}}, {p->w, 'r', 2, {p->v, p->d}}, {p->labels, 'i', 1, {p->n}},
-                            {p->lse, 'w', 1, {p->n}}, {p->dlogp, 'w', 1, {p->n}}},
+    return (kt_case){.op = "linear_ce_bwd",
+                     .attrs = p->attrs,
+                     .num_in = 5,
+                     .num_out = 2,
+                     .accumulates = true,
+                     .in = {{p->h, 'r', 2, {p->n, p->d}},
+                            {p->w, 'r', 2, {p->v, p->d}},
+                            {p->labels, 'i', 1, {p->n}},
+                            {p->lse, 'w', 1, {p->n}},
+                            {p->dlogp, 'w', 1, {p->n}}},
                      .out = {{NULL, 'r', 2, {p->n, p->d}}, {NULL, 'w', 2, {p->v, p->d}}}};
 }
 
@@ -104,7 +122,8 @@ static void compare_here(void *context)
         free(got);
         for (int acc = 0; acc < 2; acc++) {
             got = ht_run(&b, ht_reals[type], 2, acc);
-            for (int64_t i = 0; acc && i < p->v * p->d; i++) got[p->n * p->d + i] -= 1; /* dw alone accumulates */
+            for (int64_t i = 0; acc && i < p->v * p->d; i++)
+                got[p->n * p->d + i] -= 1; /* dw alone accumulates */
             ht_near("dh", ht_reals[type], got, p->dh, p->n * p->d, backward_tol[type]);
             ht_near("dw", ht_reals[type], got + p->n * p->d, p->dw, p->v * p->d, backward_tol[type]);
             free(got);
@@ -148,12 +167,18 @@ static void test_linear_ce__chunks_of_any_size(void **state)
     }
 }
 
-/* ---- against PyTorch ------------------------------------------------------------------------------------------------ */
+/* ---- against PyTorch
+ * ------------------------------------------------------------------------------------------------ */
 
 static void torch_here(void *context)
 {
     static int32_t labels[5] = {3, -100, 10, 0, 7};
-    problem p = {.n = 5, .d = 6, .v = 11, .labels = labels, .h = ht_pattern(5, 30), .w = ht_pattern(6, 66),
+    problem p = {.n = 5,
+                 .d = 6,
+                 .v = 11,
+                 .labels = labels,
+                 .h = ht_pattern(5, 30),
+                 .w = ht_pattern(6, 66),
                  .dlogp = ht_pattern(7, 5)};
     static const double tol[3] = {1e-12, 1e-6, 0x1p-8};
     for (int type = 0; type < 3; type++) {
@@ -177,7 +202,8 @@ static void torch_here(void *context)
 }
 static void test_linear_ce__matches_torch(void **state) { ht_each_isa(torch_here, NULL); }
 
-/* ---- properties -------------------------------------------------------------------------------------------------------- */
+/* ---- properties
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* the vocabulary in two parts: lse joins by log-sum-exp, targets add, gradients are the whole's */
 static void parts_here(void *context)
@@ -225,9 +251,15 @@ static void alone_here(void *context)
         dlogp[i] = (float)p.dlogp[i];
     }
     const am_kernel *row = am_kernels_cpu_find("linear_ce_bwd");
-    am_kernel_call c = {.attrs = &p.attrs, .num_in = 5, .num_out = 2, .threads = 2,
-                        .in = {{h, AM_F32, 2, {30, 16}}, {w, AM_F32, 2, {200, 16}}, {p.labels, AM_I32, 1, {30}},
-                               {lse, AM_F32, 1, {30}}, {dlogp, AM_F32, 1, {30}}},
+    am_kernel_call c = {.attrs = &p.attrs,
+                        .num_in = 5,
+                        .num_out = 2,
+                        .threads = 2,
+                        .in = {{h, AM_F32, 2, {30, 16}},
+                               {w, AM_F32, 2, {200, 16}},
+                               {p.labels, AM_I32, 1, {30}},
+                               {lse, AM_F32, 1, {30}},
+                               {dlogp, AM_F32, 1, {30}}},
                         .out = {{dh[0], AM_F32, 2, {30, 16}}, {dw[0], AM_F32, 2, {200, 16}}}};
     c.workspace_bytes = row->workspace(&c);
     c.workspace = aligned_alloc(64, (c.workspace_bytes + 63) / 64 * 64);
