@@ -194,6 +194,7 @@ bool      am_path_exists(const char *path);
 /** pread/pwrite of exactly n bytes: loops over short transfers and EINTR.  `path` names the file in errors. */
 am_status am_pread_full(int fd, void *buf, size_t n, int64_t offset, const char *path) AM_WARN_UNUSED;
 am_status am_pwrite_full(int fd, const void *buf, size_t n, int64_t offset, const char *path) AM_WARN_UNUSED;
+int       am_fsync(int fd); /* fsync, again after EINTR; 0, or -1 with errno */
 double    am_now(void); /* monotonic seconds */
 
 #endif

@@ -150,7 +150,8 @@ static double decode_e8m0(uint8_t bits)
     return bits == 0xff ? (double)NAN : ldexp(1.0, (int)bits - 127);
 }
 
-static double load_element(const void *src, am_dtype t, int64_t i)
+/* noinline: gcc 12 warns of the wider types when it sees a caller with a one-byte buffer */
+__attribute__((noinline)) static double load_element(const void *src, am_dtype t, int64_t i)
 {
     switch (t) {
     case AM_F64:

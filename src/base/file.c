@@ -72,7 +72,7 @@ static am_status sync_directory_of(const char *path)
     fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     AM_CHECK(fd >= 0, AM_ERR_IO, "cannot open the directory %s: %s", dir, strerror(errno));
     /* some network file systems refuse fsync of a directory: nothing more can be done there */
-    AM_CHECK(fsync(fd) == 0 || errno == EINVAL || errno == ENOTSUP, AM_ERR_IO,
+    AM_CHECK(am_fsync(fd) == 0 || errno == EINVAL || errno == ENOTSUP, AM_ERR_IO,
              "cannot flush the directory %s: %s", dir, strerror(errno));
 done:
     if (fd >= 0) close(fd);
@@ -91,7 +91,7 @@ am_status am_file_write_atomic(const char *path, const void *data, size_t len)
     AM_CHECK(fd >= 0, AM_ERR_IO, "cannot create %s: %s", temporary.s, strerror(errno));
     made = true;
     AM_TRY(write_full(fd, data, len, temporary.s));
-    AM_CHECK(fsync(fd) == 0, AM_ERR_IO, "cannot flush %s: %s", temporary.s, strerror(errno));
+    AM_CHECK(am_fsync(fd) == 0, AM_ERR_IO, "cannot flush %s: %s", temporary.s, strerror(errno));
     int closed = close(fd);
     fd = -1;
     AM_CHECK(closed == 0, AM_ERR_IO, "cannot close %s: %s", temporary.s, strerror(errno));
@@ -187,6 +187,14 @@ am_status am_pwrite_full(int fd, const void *buf, size_t n, int64_t offset, cons
         offset += put;
     }
     return AM_OK;
+}
+
+int am_fsync(int fd)
+{
+    int failed;
+    do failed = fsync(fd);
+    while (failed != 0 && errno == EINTR);
+    return failed;
 }
 
 double am_now(void)

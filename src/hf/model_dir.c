@@ -361,7 +361,7 @@ am_status am_hf_model_open(const char *spec, am_hf_weights weights, am_hf_model 
     am_hf_model *m = NULL;
     am_hf_dir d = {.fd = -1};
     char *path = NULL, *dir = NULL, *config_name = NULL;
-    bool is_file;
+    bool is_file = false;
     *out = NULL;
     AM_TRY(am_hf_resolve(spec, &path));
     AM_TRY(split_path(path, &dir, &config_name, &is_file));

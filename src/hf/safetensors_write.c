@@ -352,7 +352,7 @@ am_status am_hf_sync_dir_of(const char *path)
                          : am_strndup(path, slash == path ? 1 : (size_t)(slash - path), &dir));
     fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     AM_CHECK(fd >= 0, AM_ERR_IO, "cannot open the folder %s: %s", dir, strerror(errno));
-    AM_CHECK(fsync(fd) == 0 || errno == EINVAL || errno == ENOTSUP, AM_ERR_IO,
+    AM_CHECK(am_fsync(fd) == 0 || errno == EINVAL || errno == ENOTSUP, AM_ERR_IO,
              "cannot flush the folder %s: %s", dir, strerror(errno));
 done:
     if (fd >= 0) close(fd);
@@ -365,7 +365,7 @@ am_status am_safetensors_writer_close(am_safetensors_writer *w)
     am_status st = AM_OK;
     if (w->fd < 0) AM_SAFETENSORS_FAIL(WRITE_ORDER, AM_ERR_INTERNAL, "%s: close without begin", w->path);
     AM_TRY(check_complete(w));
-    AM_CHECK(fsync(w->fd) == 0, AM_ERR_IO, "cannot flush %s: %s", w->temporary, strerror(errno));
+    AM_CHECK(am_fsync(w->fd) == 0, AM_ERR_IO, "cannot flush %s: %s", w->temporary, strerror(errno));
     int failed = close(w->fd);
     w->fd = -1;
     w->closed = true;

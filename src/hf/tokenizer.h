@@ -1,9 +1,14 @@
 /* hf/tokenizer: a Hugging Face tokenizer.json, read and run: text → ids with the place of every token in the text, and
  * ids → text.  The reference is the Python library `tokenizers` (Tokenizer.from_file(...).encode), never AutoTokenizer.
  *
- * What is run: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM2, DeepSeek …) and character BPE with byte fallback (Llama 2,
- * Mistral, Gemma …).  The full list stands in docs; whatever else a file names (Unigram, WordPiece, Precompiled …) is
- * refused with the name, the key and the file: AM_ERR_MODEL.  `truncation` and `padding` of the file are not applied.
+ * What is run: model BPE (ignore_merges, byte_fallback, unk_token, fuse_unk), byte-level as in GPT-2, Llama 3, Qwen,
+ * SmolLM2, DeepSeek, or of characters as in Llama 2, Mistral, Gemma; normalizers NFC, NFD, NFKC, NFKD, Lowercase, Strip,
+ * StripAccents, Replace, Prepend; pre-tokenizers ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Metaspace;
+ * post-processors ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing; decoders ByteLevel, ByteFallback, Fuse,
+ * Strip, Replace, Metaspace; Sequence of each; added tokens with all their flags.  Whatever else a file names (Unigram,
+ * WordPiece, Precompiled …) is refused with the name and the file: AM_ERR_MODEL.  `truncation` and `padding` are not applied.
+ * Known differences from the library: it repeats text (or panics) where an rstrip token is followed by an added token of
+ * white space; its normaliser does not reorder combining marks that Unicode has had since about 2018.
  *
  * Threads: an am_tokenizer is constant after am_tokenizer_open and shared by any number of threads; an am_tok_scratch
  * (buffers, a cache of pieces, the stack of the regex engine) belongs to one thread.  Nothing here is collective.
