@@ -24,28 +24,29 @@ static void note(void *caller)
     int i = atomic_fetch_add(&count, 1);
     if (i < 4096) callers[i] = caller;
 }
+#define NOINLINE __attribute__((noinline)) /* the return address must be that of the call */
 #define NOTE() note(__builtin_return_address(0))
-void *malloc(size_t n)
+NOINLINE void *malloc(size_t n)
 {
     NOTE();
     return __libc_malloc(n);
 }
-void *calloc(size_t n, size_t m)
+NOINLINE void *calloc(size_t n, size_t m)
 {
     NOTE();
     return __libc_calloc(n, m);
 }
-void *realloc(void *p, size_t n)
+NOINLINE void *realloc(void *p, size_t n)
 {
     NOTE();
     return __libc_realloc(p, n);
 }
-void *aligned_alloc(size_t a, size_t n)
+NOINLINE void *aligned_alloc(size_t a, size_t n)
 {
     NOTE();
     return __libc_memalign(a, n);
 }
-int posix_memalign(void **p, size_t a, size_t n)
+NOINLINE int posix_memalign(void **p, size_t a, size_t n)
 {
     NOTE();
     *p = __libc_memalign(a, n);
