@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write a reference file for `automodel verify`: what transformers computes for a model directory.
 
-    tools/make_reference.py MODEL_DIR -o FILE [--seed S] [--batch B] [--seq T] [--dtype float32|bfloat16] [--packed]
+    tools/make_reference.py MODEL_DIR -o FILE [--seed S] [--batch B] [--seq T] [--dtype float32|bfloat16|float64] [--packed]
 
 The file (safetensors) holds input_ids, labels, position_ids, document_ids (I64 [B,T]), loss (F32 []), logits
 (F32 [B,T,V]) and grad.<tensor name on disk> (F32) of the loss, and as metadata the versions, dtype and options.
@@ -31,9 +31,11 @@ def parse_arguments(arguments):
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--seq", type=int, default=48)
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    p.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float32",
+                   help="float64: weights, products and loss in double (transformers keeps norms and softmax in float32)")
     p.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
     p.add_argument("--packed", action="store_true")
+    p.add_argument("--text", help="take input_ids from this file through the model's tokenizer instead of at random")
     return p.parse_args(arguments)
 
 
@@ -64,6 +66,13 @@ def draw_batch(config, args):
     g = torch.Generator().manual_seed(args.seed)
     vocab = config.get_text_config().vocab_size
     input_ids = torch.randint(0, vocab, (args.batch, args.seq), generator=g)
+    if args.text:
+        from tokenizers import Tokenizer
+        text = open(args.text, encoding="utf-8").read()[: args.batch * args.seq * 16]
+        ids = Tokenizer.from_file(os.path.join(args.model_dir, "tokenizer.json")).encode(text, add_special_tokens=False).ids
+        if len(ids) < args.batch * args.seq:
+            sys.exit(f"{args.text} has {len(ids)} tokens, and {args.batch} x {args.seq} are needed")
+        input_ids = torch.tensor(ids[: args.batch * args.seq]).reshape(args.batch, args.seq)
     document_ids = draw_documents(args.batch, args.seq, args.packed, g)
     labels = input_ids.clone()
     labels[torch.rand(labels.shape, generator=g) < 0.2] = -100
@@ -96,7 +105,7 @@ def choose_inputs(model, batch, args):
     if not args.packed:
         return {"position_ids": batch["position_ids"]}, "none"
     alone = documents_alone(model, batch).float()
-    tolerance = 1e-4 if args.dtype == "float32" else 0.1
+    tolerance = 0.1 if args.dtype == "bfloat16" else 1e-4
     ways = {"position_ids": {"position_ids": batch["position_ids"]},
             "mask": {"position_ids": batch["position_ids"],
                      "attention_mask": block_mask(batch["document_ids"], model.dtype)}}
@@ -157,8 +166,11 @@ def main(arguments=None):
     batch = draw_batch(model.config, args)
     inputs, way = choose_inputs(model, batch, args)
     out = model(input_ids=batch["input_ids"], labels=batch["labels"], use_cache=False, **inputs)
-    out.loss.backward()
-    tensors = {**batch, "loss": out.loss.detach().float().reshape(()),
+    loss = out.loss
+    if args.dtype == "float64":  # transformers rounds logits to float32 before its loss
+        loss = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    loss.backward()
+    tensors = {**batch, "loss": loss.detach().float().reshape(()),
                "logits": out.logits.detach().float().contiguous()}
     tensors.update(gradients_by_disk_name(model, args.model_dir))
     options = {"seed": args.seed, "packed": way, "attention": args.attention}

@@ -1,29 +1,28 @@
-#!/bin/sh
-# Install what is missing, build, run the tests.    tools/test.sh [arguments of ctest, e.g. -L unit]
-# Debian 12 or Ubuntu 24.04 names of packages; elsewhere install the same libraries by hand (INSTALL).
-set -eu
+#!/bin/bash
+# Install what is missing, build, run the tests, and say what was skipped and why.
+#     tools/test.sh [--label unit|golden|ranks|layouts|faults|fuzz] [--build-only] [-- further arguments of ctest]
+# Builds into build/release.  No test needs the network, a GPU or more than one machine.
+set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages="gcc cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libyaml-dev libhwloc-dev libdnnl-dev
-libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev libzstd-dev zlib1g-dev libprotobuf-c-dev libcmocka-dev
-python3 python3-jinja2"
-
-missing=""
-for p in $packages; do
-    [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing="$missing $p"
+build_only=0
+ctest_args=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --label) ctest_args+=(-L "^${2:?test.sh: --label needs the name of a label}\$"); shift 2 ;;
+        --label=*) ctest_args+=(-L "^${1#--label=}\$"); shift ;;
+        --build-only) build_only=1; shift ;;
+        --) shift; ctest_args+=("$@"); break ;;
+        -h | --help) sed -n '2,4p' "$0" | cut -c3-; exit 0 ;;
+        *) echo "test.sh: $1 is no option of mine (--label L, --build-only, -- arguments of ctest)" >&2; exit 2 ;;
+    esac
 done
-if [ -n "$missing" ]; then
-    command -v apt-get >/dev/null || { echo "test.sh: no apt-get here; install:$missing" >&2; exit 4; }
-    sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    echo "installing:$missing"
-    $sudo apt-get update -qq
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing
-fi
 
-[ "${AM_ONLY_PACKAGES:-}" = 1 ] && exit 0
+tools/packages.sh run build test
 cmake --preset release
 cmake --build --preset release
-[ "${AM_ONLY_BUILD:-}" = 1 ] && exit 0
-exec ctest --test-dir build/release --output-on-failure "$@"
+[ "$build_only" = 1 ] && exit 0
+
+# Open MPI refuses root otherwise, and the tests in a container run as root.
+[ "$(id -u)" = 0 ] && export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+exec tools/ctest.sh build/release "${ctest_args[@]}"

@@ -190,43 +190,54 @@ static bool next_unit(atomic_llong *counter, const units *u, int64_t *tile, int6
     return true;
 }
 
-static void forward_phases(const am_att *t, const am_simd *s, const att_ws *w, int threads)
+/* What the threads of a call share. */
+typedef struct att_team {
+    const am_att *t;
+    const am_simd *s;
+    const att_ws *w;
+    units keys, queries;
+    atomic_llong packing, by_key, by_query;
+} att_team;
+
+static void forward_team(att_team *m, int tid, int threads)
 {
-    atomic_llong packing = 0, work = 0;
-    units keys = {am_ceil_div(t->nk, AM_ATT_BK), t->kv_heads},
-          queries = {am_ceil_div(t->nq, AM_ATT_BQ), t->heads};
-    key_ranges(t);
-    query_ranges(t);
-#pragma omp parallel num_threads(threads)
-    {
-        char *scratch = w->scratch + (size_t)omp_get_thread_num() * w->scratch_bytes;
-        int64_t tile, head;
-        while (next_unit(&packing, &keys, &tile, &head)) s->att_pack(t, head, tile, false);
+    char *scratch = m->w->scratch + (size_t)tid * m->w->scratch_bytes;
+    int64_t tile, head;
+    while (next_unit(&m->packing, &m->keys, &tile, &head)) m->s->att_pack(m->t, head, tile, false);
 #pragma omp barrier
-        while (next_unit(&work, &queries, &tile, &head))
-            s->att_forward(t, queries.tiles - 1 - tile, head, scratch);
-    }
+    while (next_unit(&m->by_query, &m->queries, &tile, &head))
+        m->s->att_forward(m->t, m->queries.tiles - 1 - tile, head, scratch);
 }
 
-static void backward_phases(const am_att *t, const am_simd *s, const att_ws *w, int threads)
+static void backward_team(att_team *m, int tid, int threads)
 {
-    atomic_llong packing = 0, by_key = 0, by_query = 0;
-    units keys = {am_ceil_div(t->nk, AM_ATT_BK), t->kv_heads},
-          queries = {am_ceil_div(t->nq, AM_ATT_BQ), t->heads};
+    char *scratch = m->w->scratch + (size_t)tid * m->w->scratch_bytes;
+    int64_t tile, head, begin, end;
+    am_cpu_part(m->t->nq * m->t->heads, 16, threads, tid, &begin, &end);
+    m->s->att_delta(m->t, begin, end);
+    while (next_unit(&m->packing, &m->keys, &tile, &head)) m->s->att_pack(m->t, head, tile, true);
+#pragma omp barrier
+    while (next_unit(&m->by_key, &m->keys, &tile, &head)) m->s->att_backward_kv(m->t, tile, head, scratch);
+    while (next_unit(&m->by_query, &m->queries, &tile, &head))
+        m->s->att_backward_q(m->t, m->queries.tiles - 1 - tile, head, scratch);
+}
+
+static void run_team(const am_att *t, const am_simd *s, const att_ws *w, bool backward, int threads)
+{
+    void (*team)(att_team *, int, int) = backward ? backward_team : forward_team;
+    att_team m = {.t = t,
+                  .s = s,
+                  .w = w,
+                  .keys = {am_ceil_div(t->nk, AM_ATT_BK), t->kv_heads},
+                  .queries = {am_ceil_div(t->nq, AM_ATT_BQ), t->heads}};
     key_ranges(t);
     query_ranges(t);
-#pragma omp parallel num_threads(threads)
-    {
-        char *scratch = w->scratch + (size_t)omp_get_thread_num() * w->scratch_bytes;
-        int64_t tile, head, begin, end;
-        am_cpu_part(t->nq * t->heads, 16, omp_get_num_threads(), omp_get_thread_num(), &begin, &end);
-        s->att_delta(t, begin, end);
-        while (next_unit(&packing, &keys, &tile, &head)) s->att_pack(t, head, tile, true);
-#pragma omp barrier
-        while (next_unit(&by_key, &keys, &tile, &head)) s->att_backward_kv(t, tile, head, scratch);
-        while (next_unit(&by_query, &queries, &tile, &head))
-            s->att_backward_q(t, queries.tiles - 1 - tile, head, scratch);
+    if (threads == 1) { /* libgomp asks for memory for every region of one thread */
+        team(&m, 0, 1);
+        return;
     }
+#pragma omp parallel num_threads(threads)
+    team(&m, omp_get_thread_num(), omp_get_num_threads());
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------- */
@@ -248,7 +259,7 @@ static am_status run(const am_kernel_call *call, am_dtype real, bool backward)
              call->workspace_bytes, need);
     am_bump b = {call->workspace, 0};
     att_ws w = carve(&b, &t, s, call->threads, backward);
-    backward ? backward_phases(&t, s, &w, call->threads) : forward_phases(&t, s, &w, call->threads);
+    run_team(&t, s, &w, backward, call->threads);
 done:
     return st;
 }

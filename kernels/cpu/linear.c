@@ -24,6 +24,10 @@ static am_status run_team(const am_kernel_call *call, const char *op, const am_g
     if (g->m == 0 || g->n == 0) goto done;
     AM_CHECK(call->workspace && call->workspace_bytes >= need, AM_ERR_INTERNAL,
              "kernel %s: workspace of %zu bytes, needs %zu", op, call->workspace_bytes, need);
+    if (call->threads == 1) { /* libgomp asks for memory for every region of one thread */
+        am_gemm_team(g, 0, 1, call->workspace);
+        goto done;
+    }
 #pragma omp parallel num_threads(call->threads)
     am_gemm_team(g, omp_get_thread_num(), omp_get_num_threads(), call->workspace);
 done:

@@ -342,6 +342,13 @@ static am_status backward_team(const ce *c, const am_simd *s, int tid, int threa
 
 /* ---- rows -------------------------------------------------------------------------------------- */
 
+static am_status one_of_team(const ce *c, const am_simd *s, bool backward, int tid, int threads)
+{
+    if (backward) return backward_team(c, s, tid, threads);
+    forward_team(c, s, tid, threads);
+    return AM_OK;
+}
+
 static am_status run(const am_kernel_call *call, am_dtype real, bool backward)
 {
     am_status st = AM_OK;
@@ -366,17 +373,16 @@ static am_status run(const am_kernel_call *call, am_dtype real, bool backward)
     }
     const am_simd *s = am_simd_get();
     am_status worst = AM_OK;
+    if (call->threads == 1) { /* libgomp asks for memory for every region of one thread */
+        worst = one_of_team(&c, s, backward, 0, 1);
+    } else {
 #pragma omp parallel num_threads(call->threads)
-    {
-        int tid = omp_get_thread_num(), threads = omp_get_num_threads();
-        am_status mine = AM_OK;
-        if (backward)
-            mine = backward_team(&c, s, tid, threads);
-        else
-            forward_team(&c, s, tid, threads);
-        if (mine != AM_OK) {
+        {
+            am_status mine = one_of_team(&c, s, backward, omp_get_thread_num(), omp_get_num_threads());
+            if (mine != AM_OK) {
 #pragma omp critical
-            worst = mine;
+                worst = mine;
+            }
         }
     }
     AM_CHECK(worst == AM_OK, worst, "kernel %s: the gradient could not be converted to %s", op,

@@ -1,50 +1,121 @@
-/* export.c: a checkpoint, or a model as it is, → a Hugging Face directory.  Tensors go out under their own names, in the form of the
- * source file; memory is one chunk (one tensor where the disk has it transposed). */
+/* export.c: a checkpoint, or a model as it is, → a Hugging Face directory.  Tensors go out under their own
+ * names, in the order and form of the source's files; floating ones are rounded once, from the master
+ * weights.  Memory is one chunk (one tensor where the disk has it transposed).  The weights get their names
+ * last. */
 #include "ckpt/ckpt_internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+/* Which parameter a tensor of the source belongs to, and its place among the parameter's tensors. */
+typedef struct am_owner {
+    const char *tensor;
+    const am_param *param;
+    int place;
+} am_owner;
+
 typedef struct am_exporter {
-    am_manifest             *manifest; /* NULL: from the source itself */
-    const am_hf_model       *source;
-    am_graph                *g;
+    am_manifest *manifest; /* NULL: from the source itself */
+    const am_hf_model *source;
+    am_graph *g;
     const am_export_options *o;
-    am_hf_writer            *w;
-    int64_t                 *index; /* by source tensor */
-    void                    *chunk;
+    am_hf_writer *w;
+    am_owner *owner; /* by name of the tensor */
+    size_t num_owners;
+    int64_t *index; /* in the writer, by source tensor */
+    void *chunk;
 } am_exporter;
+
+/* ---- which tensor is whose ------------------------------------------------------------------------ */
+
+static int by_tensor(const void *a, const void *b)
+{
+    return strcmp(((const am_owner *)a)->tensor, ((const am_owner *)b)->tensor);
+}
+
+static am_status list_owners(am_exporter *x)
+{
+    am_status st = AM_OK;
+    size_t cap = 0;
+    for (int p = 0; p < am_graph_num_params(x->g); p++) {
+        const am_param *param = am_graph_param_at(x->g, p);
+        int n = param->disk.num_tensors;
+        AM_TRY(am_grow(&x->owner, &cap, x->num_owners + (size_t)n + 1, sizeof *x->owner));
+        for (int i = 0; i < n; i++) x->owner[x->num_owners++] = (am_owner){param->disk.tensor[i], param, i};
+        if (param->disk.copy) x->owner[x->num_owners++] = (am_owner){param->disk.copy, param, 0};
+    }
+    if (x->num_owners) qsort(x->owner, x->num_owners, sizeof *x->owner, by_tensor);
+done:
+    return st;
+}
+
+static const am_owner *find_owner(const am_exporter *x, const char *tensor)
+{
+    am_owner key = {.tensor = tensor};
+    return x->num_owners ? bsearch(&key, x->owner, x->num_owners, sizeof *x->owner, by_tensor) : NULL;
+}
+
+/* Every parameter has its tensors in the source and, whole and of this shape, its elements in the checkpoint.
+ */
+static am_status check_parameter(const am_exporter *x, const am_param *p)
+{
+    am_status st = AM_OK;
+    const am_stored_tensor *t = x->manifest ? am_manifest_find(x->manifest, p->name) : NULL;
+    bool same = t && t->rank == p->rank;
+    for (int i = 0; i < p->disk.num_tensors; i++) {
+        const am_safetensors_tensor *s = am_hf_model_find(x->source, p->disk.tensor[i]);
+        AM_CHECK(s, AM_ERR_MODEL, "%s: the source model has no tensor %s", x->source->dir, p->disk.tensor[i]);
+        AM_CHECK(s->elements * p->disk.num_tensors == am_param_elements(p), AM_ERR_MODEL,
+                 "%s: tensor %s is of another shape than in the model that was trained", x->source->dir,
+                 s->name);
+    }
+    if (!x->manifest) goto done;
+    for (int d = 0; same && d < p->rank; d++) same = t->dim[d] == p->dim[d];
+    AM_CHECK(t, AM_ERR_CHECKPOINT, "%s does not hold the parameter %s of %s", x->manifest->dir, p->name,
+             x->source->dir);
+    AM_CHECK(same, AM_ERR_CHECKPOINT, "%s: %s has another shape than in %s", x->manifest->dir, p->name,
+             x->source->dir);
+done:
+    return st;
+}
+
+static am_status check_source(const am_exporter *x)
+{
+    am_status st = AM_OK;
+    int n = am_graph_num_params(x->g);
+    AM_CHECK(x->source->num_tensors > 0, AM_ERR_MODEL,
+             "%s has no weights: export takes names, shapes and dtypes of tensors from the source model",
+             x->source->dir);
+    AM_CHECK(!x->o->has_dtype || (am_dtype_is_float(x->o->dtype) && am_dtype_bytes(x->o->dtype) > 1),
+             AM_ERR_USAGE, "export to dtype %s is not offered: use float32, bfloat16 or float16",
+             am_dtype_name(x->o->dtype));
+    for (int i = 0; i < n; i++) AM_TRY(check_parameter(x, am_graph_param_at(x->g, i)));
+    AM_CHECK(!x->manifest || x->manifest->num_tensors == (size_t)n, AM_ERR_CHECKPOINT,
+             "%s holds %zu parameters, the model in %s has %d", x->manifest->dir, x->manifest->num_tensors,
+             x->source->dir, n);
+done:
+    return st;
+}
+
+/* ---- tensors -------------------------------------------------------------------------------------- */
 
 static am_dtype out_dtype(const am_exporter *x, const am_safetensors_tensor *t)
 {
     return x->o->has_dtype && am_dtype_is_float(t->dtype) ? x->o->dtype : t->dtype;
 }
 
-/* The parameter that covers a tensor of the source, and its place among the parameter's tensors. */
-static const am_param *owner(const am_exporter *x, const char *tensor, int *place)
-{
-    for (int p = 0; p < am_graph_num_params(x->g); p++) {
-        const am_param *param = am_graph_param_at(x->g, p);
-        for (int i = 0; i < param->disk.num_tensors; i++)
-            if (strcmp(param->disk.tensor[i], tensor) == 0) {
-                *place = i;
-                return param;
-            }
-    }
-    return NULL;
-}
-
-static am_status copy_plain(am_exporter *x, const am_safetensors_tensor *t, int64_t index, const am_param *p, int place)
+static am_status copy_plain(am_exporter *x, const am_safetensors_tensor *t, int64_t index, const am_owner *w)
 {
     am_status st = AM_OK;
+    bool stored = x->manifest && w;
+    am_dtype from = stored ? x->manifest->dtype : t->dtype;
     for (int64_t at = 0; at < t->elements;) {
         int64_t n = am_min_i64(AM_CKPT_CHUNK, t->elements - at);
-        am_dtype from = t->dtype;
-        if (x->manifest && p) {
-            from = x->manifest->dtype;
-            AM_TRY(am_manifest_read(x->manifest, p->name, 0, place * t->elements + at, n, x->chunk, from));
-        } else {
+        if (stored)
+            AM_TRY(am_manifest_read(x->manifest, w->param->name, 0, w->place * t->elements + at, n, x->chunk,
+                                    from));
+        else
             AM_TRY(am_hf_model_read(x->source, t, at, n, x->chunk, from));
-        }
         AM_TRY(am_hf_writer_write(x->w, index, at, x->chunk, n, from));
         at += n;
     }
@@ -53,18 +124,24 @@ done:
 }
 
 /* [out, in] of the checkpoint → [in, out] on disk. */
-static am_status copy_transposed(am_exporter *x, const am_safetensors_tensor *t, int64_t index, const am_param *p, int place)
+static am_status copy_transposed(am_exporter *x, const am_safetensors_tensor *t, int64_t index,
+                                 const am_owner *w)
 {
     am_status st = AM_OK;
-    size_t size = am_dtype_bytes(x->manifest->dtype);
-    int64_t rows = p->dim[p->rank - 2], cols = p->dim[p->rank - 1];
+    am_dtype from = x->manifest->dtype;
+    size_t size = am_dtype_bytes(from);
     char *all = NULL, *line = NULL;
+    AM_CHECK(w->param->rank >= 2, AM_ERR_MODEL, "%s: only matrices can be transposed", w->param->name);
+    int64_t rows = w->param->dim[w->param->rank - 2], cols = w->param->dim[w->param->rank - 1];
+    AM_CHECK(t->elements == rows * cols, AM_ERR_MODEL, "%s: transposed tensors of rank %d are not offered",
+             w->param->name, w->param->rank);
     AM_TRY(am_calloc((size_t)t->elements, size, &all));
     AM_TRY(am_calloc((size_t)rows, size, &line));
-    AM_TRY(am_manifest_read(x->manifest, p->name, 0, place * t->elements, t->elements, all, x->manifest->dtype));
+    AM_TRY(am_manifest_read(x->manifest, w->param->name, 0, w->place * t->elements, t->elements, all, from));
     for (int64_t c = 0; c < cols; c++) {
-        for (int64_t r = 0; r < rows; r++) memcpy(line + (size_t)r * size, all + (size_t)(r * cols + c) * size, size);
-        AM_TRY(am_hf_writer_write(x->w, index, c * rows, line, rows, x->manifest->dtype));
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(line + (size_t)r * size, all + (size_t)(r * cols + c) * size, size);
+        AM_TRY(am_hf_writer_write(x->w, index, c * rows, line, rows, from));
     }
 done:
     am_free(&all);
@@ -77,10 +154,11 @@ static am_status copy_tensors(am_exporter *x)
     am_status st = AM_OK;
     for (int64_t i = 0; i < x->source->num_tensors; i++) {
         const am_safetensors_tensor *t = x->source->tensors[i];
-        int place = 0;
-        const am_param *p = owner(x, t->name, &place);
-        if (x->manifest && p && p->disk.transpose) AM_TRY(copy_transposed(x, t, x->index[i], p, place));
-        else AM_TRY(copy_plain(x, t, x->index[i], p, place));
+        const am_owner *w = find_owner(x, t->name);
+        if (x->manifest && w && w->param->disk.transpose)
+            AM_TRY(copy_transposed(x, t, x->index[i], w));
+        else
+            AM_TRY(copy_plain(x, t, x->index[i], w));
     }
 done:
     return st;
@@ -89,7 +167,7 @@ done:
 static am_status declare(am_exporter *x)
 {
     am_status st = AM_OK;
-    AM_TRY(am_calloc((size_t)x->source->num_tensors + 1, sizeof *x->index, &x->index));
+    AM_TRY(am_calloc((size_t)x->source->num_tensors, sizeof *x->index, &x->index));
     for (int64_t i = 0; i < x->source->num_tensors; i++) {
         const am_safetensors_tensor *t = x->source->tensors[i];
         AM_TRY(am_hf_writer_declare(x->w, t->name, out_dtype(x, t), t->rank, t->shape, &x->index[i]));
@@ -98,23 +176,46 @@ done:
     return st;
 }
 
-/* config.json goes verbatim, unless the dtype it names has changed. */
+/* ---- config.json ---------------------------------------------------------------------------------- */
+
+/* The dtype where this object names one already. */
+static am_status rename_dtype(json_t *config, const char *name)
+{
+    am_status st = AM_OK;
+    static const char *const keys[] = {"dtype", "torch_dtype"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        if (!json_is_string(json_object_get(config, keys[i]))) continue;
+        AM_CHECK(json_object_set_new(config, keys[i], json_string(name)) == 0, AM_ERR_MEMORY,
+                 "no memory for config.json");
+    }
+done:
+    return st;
+}
+
+/* It goes verbatim, unless the dtype it names has changed: there, and in the configs within it. */
 static am_status copy_config(const am_exporter *x)
 {
     am_status st = AM_OK;
     char *to = NULL, *text = NULL;
     size_t len = 0;
-    json_t *config = NULL;
-    static const char *const names[] = {[AM_F32] = "float32", [AM_BF16] = "bfloat16", [AM_F16] = "float16", [AM_F64] = "float64"};
+    json_t *config = NULL, *inner;
+    const char *key, *name = x->o->dtype == AM_F64    ? "float64"
+                             : x->o->dtype == AM_F32  ? "float32"
+                             : x->o->dtype == AM_BF16 ? "bfloat16"
+                                                      : "float16";
     AM_TRY(am_path_join(x->o->out_dir, "config.json", &to));
-    if (!x->o->has_dtype) {
+    if (!x->o->has_dtype || (x->source->has_dtype && x->source->dtype == x->o->dtype)) {
         AM_TRY(am_file_read(x->source->config_path, 1u << 26, &text, &len));
         AM_TRY(am_file_write_atomic(to, text, len));
         goto done;
     }
     config = json_deep_copy(x->source->config);
-    AM_CHECK(config && x->o->dtype <= AM_F16, AM_ERR_USAGE, "export to dtype %s is not offered: use float32, bfloat16 or float16", am_dtype_name(x->o->dtype));
-    json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype", json_string(names[x->o->dtype]));
+    AM_CHECK(config, AM_ERR_MEMORY, "no memory for config.json");
+    AM_TRY(rename_dtype(config, name));
+    json_object_foreach(config, key, inner) AM_TRY(rename_dtype(inner, name));
+    if (!json_object_get(config, "dtype") && !json_object_get(config, "torch_dtype"))
+        AM_CHECK(json_object_set_new(config, "dtype", json_string(name)) == 0, AM_ERR_MEMORY,
+                 "no memory for config.json");
     AM_TRY(am_json_save(to, config));
 done:
     json_decref(config);
@@ -123,11 +224,14 @@ done:
     return st;
 }
 
-am_status am_ckpt_export(const am_manifest *manifest, const am_hf_model *source, am_graph *g, const am_export_options *o)
+am_status am_ckpt_export(const am_manifest *manifest, const am_hf_model *source, am_graph *g,
+                         const am_export_options *o)
 {
     am_status st = AM_OK;
     am_exporter x = {.manifest = (am_manifest *)(uintptr_t)manifest, .source = source, .g = g, .o = o};
-    AM_CHECK(source->num_tensors > 0, AM_ERR_MODEL, "%s has no weights: export takes names, shapes and dtypes of tensors from the source model", source->dir);
+    AM_TRY(list_owners(&x));
+    AM_TRY(check_source(&x));
+    if (manifest) AM_TRY(am_manifest_verify(manifest, 0, 1));
     AM_TRY(am_calloc(AM_CKPT_CHUNK, sizeof(double), &x.chunk));
     AM_TRY(am_hf_writer_create(o->out_dir, o->max_shard_bytes, &x.w));
     AM_TRY(declare(&x));
@@ -138,6 +242,7 @@ am_status am_ckpt_export(const am_manifest *manifest, const am_hf_model *source,
     AM_TRY(am_hf_writer_close(x.w));
 done:
     am_hf_writer_free(&x.w);
+    am_free(&x.owner);
     am_free(&x.index);
     am_free(&x.chunk);
     return st;

@@ -23,7 +23,8 @@ static am_status run(const am_cli *cli)
     int n = 0;
     const char *const *overrides = am_cli_overrides(cli, &n);
     AM_CHECK(am_cli_num_positionals(cli) == 1, AM_ERR_USAGE, "train needs a recipe: automodel train CONFIG.yaml; configs/ has examples");
-    AM_TRY(am_config_load(am_cli_positional(cli, 0), n, overrides, &cfg));
+    am_status loaded = am_config_load(am_cli_positional(cli, 0), n, overrides, &cfg);
+    AM_TRY(am_cli_flag(cli, "dry-run") ? loaded : am_train_refused(loaded));
     am_dry_run o = {.ranks = am_cli_int(cli, "ranks"), .rank = am_cli_int(cli, "rank"), .threads = (int)am_cli_int(cli, "threads"), .json = am_cli_flag(cli, "json")};
     if (am_cli_flag(cli, "dry-run")) AM_TRY(am_train_dry_run(cfg, &o));
     else AM_TRY(am_train(cfg));

@@ -41,7 +41,8 @@ typedef struct am_verify {
     char            worst_name[256];
     int             gradients;
     json_t         *missing, *extra;
-    double          tol_loss, tol_grad, tol_logits;
+    double         *errors, median; /* of every gradient */
+    double          tol_loss, tol_grad, tol_median, tol_logits;
     am_safetensors_writer *dump;
     int64_t         dump_loss, dump_logits, *dump_grad;
 } am_verify;
@@ -122,14 +123,16 @@ done:
     return st;
 }
 
-/* bf16: every layer rounds about 8 values on the residual's way, forward and backward; each rounding is an independent relative error
- * of u/√3 (u = 2^-8); k of them add up to u/√3·√k; three times that for a tensor that is not typical. */
+/* bf16: on its way through a layer the residual meets about 8 rounded activations and 9 rounded parameters, forward and again backward;
+ * each rounding is an independent relative error of u/√3 (u = 2^-8), and k = 34 (layers + 1) of them add up to u/√3·√k.  That is what a
+ * typical tensor may show (the median is held to it); the worst of some hundreds is held to four times it. */
 static void set_tolerances(am_verify *v, int layers)
 {
-    double u = 0x1p-8 / sqrt(3), k = sqrt(16.0 * (layers + 1));
-    v->tol_loss = v->dtype == AM_F32 ? 1e-6 : 3 * u;
-    v->tol_grad = v->dtype == AM_F32 ? 1e-4 : 3 * u * k;
-    v->tol_logits = v->dtype == AM_F32 ? 1e-4 : 3 * u * k; /* of the largest logit */
+    double typical = 0x1p-8 / sqrt(3) * sqrt(34.0 * (layers + 1));
+    v->tol_loss = v->dtype == AM_F32 ? 1e-6 : 3 * 0x1p-8 / sqrt(3);
+    v->tol_median = v->dtype == AM_F32 ? 1e-4 : typical;
+    v->tol_grad = v->dtype == AM_F32 ? 1e-4 : 4 * typical;
+    v->tol_logits = v->dtype == AM_F32 ? 1e-4 : 4 * typical; /* of the largest logit */
 }
 
 static am_status compile(am_verify *v)
@@ -288,7 +291,7 @@ static am_status compare_tensor(am_verify *v, const am_param *p, int place, cons
         norm += (double)ref[i] * (double)ref[i];
     }
     double rel = norm > 0 ? sqrt(diff / norm) : sqrt(diff);
-    v->gradients++;
+    v->errors[v->gradients++] = rel;
     if (!(rel <= v->worst)) {
         v->worst = rel;
         snprintf(v->worst_name, sizeof v->worst_name, "%s", p->disk.tensor[place]);
@@ -300,12 +303,19 @@ done:
     return st;
 }
 
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
 static am_status compare_gradients(am_verify *v)
 {
     am_status st = AM_OK;
     float *unit_grad = NULL;
     int64_t written = 0;
     v->worst = -1;
+    AM_TRY(am_calloc((size_t)v->model->hf->num_tensors + 1, sizeof *v->errors, &v->errors));
     for (int u = 0; u < v->program->store.num_units; u++) {
         const am_unit *unit = &v->program->store.unit[u];
         if (!unit->trainable) continue;
@@ -326,6 +336,8 @@ static am_status compare_gradients(am_verify *v)
         }
         if (!known) json_array_append_new(v->missing, json_string(name + 5));
     }
+    qsort(v->errors, (size_t)v->gradients, sizeof *v->errors, ascending);
+    if (v->gradients) v->median = v->errors[v->gradients / 2];
 done:
     am_free(&unit_grad);
     return st;
@@ -363,16 +375,16 @@ done:
 
 static bool within(const am_verify *v)
 {
-    return v->loss_rel <= v->tol_loss && v->worst >= 0 && v->worst <= v->tol_grad && v->logits_err <= v->tol_logits * v->logits_scale &&
+    return v->loss_rel <= v->tol_loss && v->worst >= 0 && v->worst <= v->tol_grad && v->median <= v->tol_median && v->logits_err <= v->tol_logits * v->logits_scale &&
            json_array_size(v->missing) == 0 && json_array_size(v->extra) == 0;
 }
 
 static void report(const am_verify *v, bool ok)
 {
     if (am_cli_flag(v->cli, "json")) {
-        json_t *o = json_pack("{s:b, s:f, s:f, s:f, s:{s:s, s:f}, s:i, s:O, s:O, s:{s:f, s:f, s:f}}", "ok", ok, "loss", v->loss, "loss_rel_err", v->loss_rel,
-                              "logits_max_abs_err", v->logits_err, "worst_gradient", "tensor", v->worst_name, "rel_err", v->worst, "gradients", v->gradients,
-                              "missing", v->missing, "extra", v->extra, "tolerances", "loss_rel_err", v->tol_loss, "gradient_rel_err", v->tol_grad,
+        json_t *o = json_pack("{s:b, s:f, s:f, s:f, s:{s:s, s:f}, s:f, s:i, s:O, s:O, s:{s:f, s:f, s:f, s:f}}", "ok", ok, "loss", v->loss, "loss_rel_err", v->loss_rel,
+                              "logits_max_abs_err", v->logits_err, "worst_gradient", "tensor", v->worst_name, "rel_err", v->worst, "median_gradient_rel_err", v->median, "gradients", v->gradients,
+                              "missing", v->missing, "extra", v->extra, "tolerances", "loss_rel_err", v->tol_loss, "gradient_rel_err", v->tol_grad, "median_gradient_rel_err", v->tol_median,
                               "logits_max_abs_err", v->tol_logits * v->logits_scale);
         json_dumpf(o, stdout, JSON_REAL_PRECISION(9));
         printf("\n");
@@ -382,7 +394,8 @@ static void report(const am_verify *v, bool ok)
     printf("%s on %d rank(s), %s\n", ok ? "ok" : "DIFFERENT", v->engine->size, am_dtype_name(v->dtype));
     printf("  loss            %.9g, relative error %.3g (tolerance %.3g)\n", v->loss, v->loss_rel, v->tol_loss);
     printf("  logits          largest error %.3g (tolerance %.3g)\n", v->logits_err, v->tol_logits * v->logits_scale);
-    printf("  gradients       %d tensors, worst relative error %.3g at %s (tolerance %.3g)\n", v->gradients, v->worst, v->worst_name, v->tol_grad);
+    printf("  gradients       %d tensors, worst relative error %.3g at %s (tolerance %.3g), median %.3g (tolerance %.3g)\n", v->gradients, v->worst, v->worst_name,
+           v->tol_grad, v->median, v->tol_median);
     for (size_t i = 0; i < json_array_size(v->missing); i++) printf("  missing here    %s\n", json_string_value(json_array_get(v->missing, i)));
     for (size_t i = 0; i < json_array_size(v->extra); i++) printf("  not in the file %s\n", json_string_value(json_array_get(v->extra, i)));
 }
@@ -438,6 +451,7 @@ done:
     int32_t *arrays[] = {v.ids, v.labels, v.pos, v.doc, v.index};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) am_free(&arrays[i]);
     am_free(&v.dump_grad);
+    am_free(&v.errors);
     json_decref(v.missing);
     json_decref(v.extra);
     if (st == AM_OK) st = am_engine_close(&v.engine);

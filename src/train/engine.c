@@ -85,42 +85,125 @@ am_mesh am_engine_mesh(const am_engine *e, bool fsdp)
     return m;
 }
 
-/* The first collective that two programs do not share. */
-static void name_difference(const am_program *p, am_str *out)
+/* ---- agreeing ---------------------------------------------------------------------------------------------------- */
+
+static am_status together(am_comm *comm, am_status mine)
 {
     am_status st = AM_OK;
-    for (int k = 0; k < p->num_segments; k++)
-        for (int i = 0; i < p->segment[k].num_ops; i++) {
-            const am_prog_op *op = &p->segment[k].op[i];
-            if (!op->group) continue;
-            AM_TRY(am_str_printf(out, "%s of %" PRId64 " bytes", op->label, op->piece_bytes));
-            goto done;
-        }
+    int64_t size = am_comm_size(comm), me = size - am_comm_rank(comm), first = 0;
+    if (size == 1 || mine == AM_ERR_COMM || mine == AM_ERR_WATCHDOG) return mine;
+    AM_TRY(am_comm_max(comm, mine == AM_OK ? 0 : me, &first));
+    if (first == 0 || first == me) return mine; /* a failure's sentence stands in this thread's trace */
+    AM_TRY(am_comm_barrier(comm));              /* until that rank ends us */
+    st = mine;
 done:
-    (void)st;
+    return st;
+}
+
+am_status am_engine_together(const am_engine *e, am_status mine) { return together(e->comm, mine); }
+
+am_status am_engine_refuse(am_status why)
+{
+    am_comm_options c = {.max_requests = 1};
+    if (why == AM_OK || current || am_comm_create(NULL, &c, &current) != AM_OK) return why;
+    if (am_comm_size(current) > 1) am_log_set_rank(am_comm_rank(current));
+    return together(current, why);
+}
+
+/* Around position `at` of a text: the end of the line before it and what follows, on one line. */
+static am_status excerpt(const char *text, size_t len, size_t at, am_str *out)
+{
+    am_status st = AM_OK;
+    size_t begin = at, end = at;
+    while (begin > 0 && text[begin - 1] != '\n' && at - begin < 100) begin--;
+    while (end < len && text[end] != '\n' && end - at < 60) end++;
+    while (begin < end && text[begin] == ' ') begin++;
+    AM_TRY(am_str_append(out, "`", 1));
+    AM_TRY(begin == end ? am_str_printf(out, "(nothing)") : am_str_append(out, text + begin, end - begin));
+    AM_TRY(am_str_append(out, "`", 1));
+done:
+    return st;
+}
+
+am_status am_engine_first_difference(const am_engine *e, const am_str *text, am_str *out)
+{
+    am_status st = AM_OK;
+    char *theirs = NULL;
+    size_t at = 0;
+    int64_t len = (int64_t)text->len;
+    AM_TRY(am_comm_bcast(e->comm, &len, sizeof len, 0));
+    AM_TRY(am_calloc((size_t)len + 1, 1, &theirs));
+    if (e->rank == 0 && len) memcpy(theirs, text->s, (size_t)len);
+    if (len) AM_TRY(am_comm_bcast(e->comm, theirs, (size_t)len, 0));
+    while (at < text->len && at < (size_t)len && text->s[at] == theirs[at]) at++;
+    if (at == text->len && at == (size_t)len) goto done;
+    AM_TRY(am_str_printf(out, "rank 0 has "));
+    AM_TRY(excerpt(theirs, (size_t)len, at, out));
+    AM_TRY(am_str_printf(out, " where rank %d has ", e->rank));
+    AM_TRY(excerpt(text->s, text->len, at, out));
+done:
+    am_free(&theirs);
+    return st;
+}
+
+/* The collectives of a step in their order, then the program itself. */
+static am_status describe(const am_program *p, am_str *out)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_str_printf(out, "%d micro-batches of %" PRId64 " tokens\n", p->options.micro_batches, p->tokens));
+    for (int k = 0; k < p->num_entries; k++) {
+        const am_schedule_entry *s = &p->schedule[k];
+        for (int i = 0; i < p->segment[s->segment].num_ops; i++) {
+            const am_prog_op *op = &p->segment[s->segment].op[i];
+            if (!op->group || (op->when == AM_WHEN_FIRST && !s->first) || (op->when == AM_WHEN_LAST && !s->last)) continue;
+            AM_TRY(am_str_printf(out, "%s of %" PRId64 " bytes in micro-batch %d\n", op->label, op->piece_bytes, s->micro_batch));
+        }
+    }
+    AM_TRY(am_program_print(p, out));
+done:
+    return st;
+}
+
+/* All ranks come here once one differs; the first that does speaks. */
+static am_status name_difference(const am_engine *e, am_program *const *programs, int n)
+{
+    am_status st = AM_OK;
+    am_str text = {0}, where = {0};
+    for (int i = 0; i < n; i++) AM_TRY(describe(programs[i], &text));
+    char *collectives = text.s ? strchr(text.s, '\n') : NULL;
+    AM_ASSERT(collectives);
+    am_str rest = {.s = collectives + 1, .len = text.len - (size_t)(collectives + 1 - text.s)};
+    AM_TRY(am_engine_first_difference(e, &rest, &where));
+    if (where.len)
+        st = am_fail(AM_ERR_CONFIG, "rank %d compiled another program than rank 0 (its step has %.*s): %s; all ranks need the same recipe, options and binary", e->rank,
+                     (int)(collectives - text.s), text.s, where.s);
+    AM_TRY(am_engine_together(e, st));
+done:
+    am_str_release(&text);
+    am_str_release(&where);
+    return st;
 }
 
 am_status am_engine_agree(const am_engine *e, am_program *const *programs, int n)
 {
     am_status st = AM_OK;
     uint64_t mine[3] = {0, 0, 0}, *all = NULL;
-    am_str what = {0};
+    bool same = true;
     for (int i = 0; i < n; i++) {
         mine[0] = am_hash64(&programs[i]->hash, sizeof programs[i]->hash, mine[0]);
         mine[1] = am_hash64(&programs[i]->signature, sizeof programs[i]->signature, mine[1]);
-        mine[2] = (uint64_t)programs[i]->options.micro_batches;
+        mine[2] = mine[2] << 32 | (uint64_t)programs[i]->options.micro_batches;
     }
     AM_TRY(am_calloc((size_t)e->size, sizeof mine, &all));
     AM_TRY(am_comm_allgather(e->comm, mine, sizeof mine, all));
-    for (int r = 0; r < e->size; r++) {
-        if (memcmp(&all[3 * r], all, sizeof mine) == 0) continue;
-        name_difference(programs[0], &what);
-        AM_FAIL(AM_ERR_CONFIG, "rank %d compiled another program than rank 0 (hash %016" PRIx64 ", not %016" PRIx64 "; %" PRIu64 " micro-batches a step, not %" PRIu64
-                "; the first collective here is %s): all ranks need the same recipe, options and binary",
-                r, all[3 * r], all[0], all[3 * r + 2], all[2], what.s ? what.s : "none");
+    for (int r = 0; r < e->size; r++) same = same && memcmp(&all[3 * r], all, sizeof mine) == 0;
+    if (!same) {
+        AM_TRY(name_difference(e, programs, n));
+        st = memcmp(mine, all, sizeof mine) == 0 ? AM_OK : am_fail(AM_ERR_CONFIG, "rank %d compiled another program than rank 0 (hash %016" PRIx64 ", not %016" PRIx64
+                 "): all ranks need the same recipe, options and binary", e->rank, mine[0], all[0]);
+        AM_TRY(am_engine_together(e, st));
     }
 done:
-    am_str_release(&what);
     am_free(&all);
     return st;
 }

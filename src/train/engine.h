@@ -30,10 +30,21 @@ am_status am_engine_close(am_engine **e) AM_WARN_UNUSED;
 /** The command's door: a failure on any rank ends all ranks (see am_cli_finish). */
 am_comm *am_engine_current(void);
 
+/** Rank `mine` found out alone, told to all: AM_OK only where all have it.  Of the ranks that failed the first one gets its status back and
+ * reports; the others wait here until that ends them, so that N ranks with one trouble print one sentence.  [collective]
+ *  ERR_COMM and ERR_WATCHDOG come back at once: there is no agreeing with ranks that do not answer. */
+am_status am_engine_together(const am_engine *e, am_status mine) AM_WARN_UNUSED;
+/** For a command that was refused before its engine was open (its recipe, say): joins the others' first am_engine_together.  [collective] */
+am_status am_engine_refuse(am_status why) AM_WARN_UNUSED;
+
 /** All data parallel: shards × replicas = ranks. */
 am_mesh am_engine_mesh(const am_engine *e, bool fsdp);
-/** All ranks compiled the same: program hashes and signatures are compared; a difference names the rank.  [collective] */
+/** All ranks compiled the same: program hashes, signatures and micro-batches are compared; a difference names the rank and the operator at
+ *  which its program and rank 0's part.  [collective] */
 am_status am_engine_agree(const am_engine *e, am_program *const *programs, int n) AM_WARN_UNUSED;
+/** Where this rank's text and rank 0's differ first: a piece of both, in *out; empty where they are equal.  For error sentences.
+ *  [collective] */
+am_status am_engine_first_difference(const am_engine *e, const am_str *text, am_str *out) AM_WARN_UNUSED;
 /** Refuses, before anything is allocated, a plan that does not fit into the node's memory; names the regions.  [collective]
  *  @param extra_bytes host memory of this rank outside of programs (staging, prefetch ring). */
 am_status am_engine_fits(const am_engine *e, am_program *const *programs, int n, int64_t extra_bytes) AM_WARN_UNUSED;

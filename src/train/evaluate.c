@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-struct am_evaluator { int64_t rows, seq_len; int32_t *buffer[6]; /* ids, labels, pos, doc, scratch [2] */ };
+struct am_evaluator { int64_t rows, seq_len; int32_t *buffer[6]; /* ids, labels, pos, doc, scratch */ };
 
 am_status am_evaluator_create(int64_t rows, int64_t seq_len, am_evaluator **out)
 {
@@ -12,7 +12,7 @@ am_status am_evaluator_create(int64_t rows, int64_t seq_len, am_evaluator **out)
     AM_TRY(am_calloc(1, sizeof *v, &v));
     v->rows = rows;
     v->seq_len = seq_len;
-    for (int i = 0; i < 5; i++) AM_TRY(am_calloc((size_t)(rows * seq_len) * (i == 4 ? 2 : 1), sizeof(int32_t), &v->buffer[i]));
+    for (int i = 0; i < 5; i++) AM_TRY(am_calloc((size_t)(rows * seq_len) * (i == 4 ? 3 : 1), sizeof(int32_t), &v->buffer[i]));
     *out = v;
     v = NULL;
 done:
@@ -28,15 +28,17 @@ void am_evaluator_free(am_evaluator **v)
 }
 
 am_status am_feed_rows(am_exec *x, int program, int frame, int64_t rows, int64_t seq_len, const int32_t *ids, const int32_t *labels, const int32_t *pos,
-                       const int32_t *doc_start, int32_t *scratch)
+                       const int32_t *doc_start, int64_t first_token, int32_t *scratch)
 {
     am_status st = AM_OK;
     int64_t n = rows * seq_len;
-    int32_t *doc = scratch, *index = scratch + n;
+    int32_t *doc = scratch, *index = scratch + n, *token = scratch + 2 * n;
     for (int64_t i = 0; i < n; i++) {
         doc[i] = doc_start[i] + (int32_t)(i / seq_len * seq_len);
         index[i] = (int32_t)i;
+        token[i] = (int32_t)(first_token + i);
     }
+    AM_TRY(am_exec_write_input(x, program, frame, "token", token, n));
     AM_TRY(am_exec_write_input(x, program, frame, "ids", ids, n));
     AM_TRY(am_exec_write_input(x, program, frame, "labels", labels, n));
     AM_TRY(am_exec_write_input(x, program, frame, "pos", pos, n));
@@ -71,7 +73,7 @@ static am_status feed(void *context, am_exec *x, int program, int micro, int fra
         else empty_row(v, at);
     }
     *tokens = v->rows * v->seq_len;
-    AM_TRY(am_feed_rows(x, program, frame, v->rows, v->seq_len, v->buffer[0], v->buffer[1], v->buffer[2], v->buffer[3], v->buffer[4]));
+    AM_TRY(am_feed_rows(x, program, frame, v->rows, v->seq_len, v->buffer[0], v->buffer[1], v->buffer[2], v->buffer[3], f->first * v->seq_len, v->buffer[4]));
 done:
     return st;
 }

@@ -14,8 +14,9 @@ typedef struct am_evaluation { double loss; int64_t targets, rows; } am_evaluati
 /** Run program `program` (kind EVAL) over one epoch of `data`.  Changes no slot.  [collective] */
 am_status am_evaluate(am_evaluator *v, const am_engine *e, am_exec *x, int program, am_dataset *data, am_evaluation *out) AM_WARN_UNUSED;
 
-/** Write one micro-batch into a frame: labels, positions and document starts as the data set gives them (doc_start relative to its row). */
+/** Write one micro-batch into a frame: labels, positions and document starts as the data set gives them (doc_start relative to its row).
+ *  @param first_token  index of the first token in the step's global batch. */
 am_status am_feed_rows(am_exec *x, int program, int frame, int64_t rows, int64_t seq_len, const int32_t *ids, const int32_t *labels, const int32_t *pos,
-                       const int32_t *doc_start, int32_t *scratch) AM_WARN_UNUSED; /* scratch [2·rows·seq_len] */
+                       const int32_t *doc_start, int64_t first_token, int32_t *scratch) AM_WARN_UNUSED; /* scratch [3·rows·seq_len] */
 
 #endif

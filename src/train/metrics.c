@@ -1,7 +1,9 @@
 /* metrics.c: one JSON line a step, flushed; a progress line that rewrites itself on a terminal, plain lines in a log. */
 #include "train/metrics.h"
 
+#include <fcntl.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -78,13 +80,14 @@ void am_metrics_close(am_metrics **m)
 
 double am_metrics_peak_gib(void)
 {
-    char line[256];
-    double kib = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "VmHWM: %lf", &kib) == 1) break;
-    if (f) fclose(f);
-    return kib / (1024 * 1024);
+    char text[4096];
+    const char *at = NULL;
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC); /* not a FILE: that would ask for memory in every step */
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0) close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    at = strstr(text, "VmHWM:");
+    return at ? strtod(at + 6, NULL) / (1024 * 1024) : 0;
 }
 
 static void print_line(am_metrics *m, const am_step_metrics *s)
@@ -107,15 +110,29 @@ done:
     return st;
 }
 
+/* JSON has no NaN. */
+static const char *number(double x, char out[32])
+{
+    if (isfinite(x)) snprintf(out, 32, "%.17g", x);
+    else snprintf(out, 32, "null");
+    return out;
+}
+
+/* The line of a step is put together on the stack: between steps nothing asks for memory. */
 am_status am_metrics_step(am_metrics *m, const am_step_metrics *s)
 {
+    am_status st = AM_OK;
+    char line[1024], x[6][32];
     double tps = (double)s->tokens / s->seconds;
     m->seconds_per_step = m->seconds_per_step > 0 ? 0.9 * m->seconds_per_step + 0.1 * s->seconds : s->seconds;
     print_line(m, s);
-    return write_line(m->training, json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:b}", "step", (json_int_t)s->step, "epoch", (json_int_t)s->epoch,
-                                             "timestamp", (double)time(NULL), "loss", s->loss, "grad_norm", s->grad_norm, "lr", s->lr, "mem", s->mem_gib, "tps", tps,
-                                             "tps_per_gpu", tps / s->ranks, "num_tokens_per_step", (json_int_t)s->tokens, "num_label_tokens",
-                                             (json_int_t)s->label_tokens, "skipped", s->skipped));
+    int n = snprintf(line, sizeof line, "{\"step\": %" PRId64 ", \"epoch\": %" PRId64 ", \"timestamp\": %" PRId64 ".0, \"loss\": %s, \"grad_norm\": %s, "
+                     "\"lr\": %s, \"mem\": %s, \"tps\": %s, \"tps_per_gpu\": %s, \"num_tokens_per_step\": %" PRId64 ", \"num_label_tokens\": %" PRId64
+                     ", \"skipped\": %s}\n", s->step, s->epoch, (int64_t)time(NULL), number(s->loss, x[0]), number(s->grad_norm, x[1]), number(s->lr, x[2]),
+                     number(s->mem_gib, x[3]), number(tps, x[4]), number(tps / s->ranks, x[5]), s->tokens, s->label_tokens, s->skipped ? "true" : "false");
+    AM_CHECK(n > 0 && (size_t)n < sizeof line && fputs(line, m->training) != EOF && fflush(m->training) == 0, AM_ERR_IO, "training.jsonl cannot be written");
+done:
+    return st;
 }
 
 am_status am_metrics_validation(am_metrics *m, const char *name, int64_t step, int64_t epoch, double loss, double lr, int64_t label_tokens, double mem_gib)

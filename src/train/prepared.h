@@ -4,6 +4,8 @@
 
 #include "base/base.h"
 
+#define AM_RUN_DIR_DEFAULT "runs/run" /* where run.dir is not given */
+
 static inline am_status am_prepared_dir(const char *run_dir, const char *section, char **out)
 {
     am_status st = AM_OK;

@@ -2,9 +2,10 @@
 #include "train/init_weights.h"
 #include "train/train_internal.h"
 
+#include <errno.h>
+#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static am_status write_text(const am_run *r, const char *name, const am_str *text)
 {
@@ -64,12 +65,11 @@ done:
 static am_status open_ckpt(am_run *r)
 {
     am_status st = AM_OK;
-    const char *delay = getenv("AM_CKPT_DELAY_S");
     am_ckpt_options o = {.dir = r->s.ckpt_dir, .keep = r->s.ckpt_keep, .async = r->s.ckpt_async};
-    if (delay && r->engine->rank == 1) (void)am_parse_f64(delay, &o.test_write_delay);
+    int64_t export_bytes = r->s.export_final ? r->model->hf->total_bytes : 0;
     if (!r->s.ckpt_enabled) goto done;
-    AM_TRY(am_ckpt_create(&o, r->exec, r->program[AM_TRAIN], r->engine->comm, &r->ckpt));
-    AM_TRY(am_ckpt_check_space(r->ckpt, r->s.ckpt_keep ? r->s.ckpt_keep + 1 : 2, r->s.export_final ? r->model->hf->total_bytes : 0));
+    AM_TRY(am_engine_together(r->engine, am_ckpt_create(&o, r->exec, r->program[AM_TRAIN], r->engine->comm, &r->ckpt)));
+    AM_TRY(am_engine_together(r->engine, am_ckpt_check_space(r->ckpt, r->s.ckpt_keep ? r->s.ckpt_keep + 1 : 2, export_bytes)));
 done:
     return st;
 }
@@ -98,10 +98,10 @@ static am_status check_state(const am_run *r, const am_ckpt_state *s, const char
 {
     am_status st = AM_OK;
     const am_dataset_counts *c = am_dataset_get_counts(r->data);
-    AM_CHECK(s->data_hash == c->table_hash, AM_ERR_CHECKPOINT, "%s was trained on other data, another packing or another row length (table %016" PRIx64 ", not %016" PRIx64
-             "); restore the data, or start in a new run.dir", where, s->data_hash, c->table_hash);
     AM_CHECK(s->seed == r->s.seed, AM_ERR_CHECKPOINT, "%s used rng.seed %" PRIu64 ", not %" PRIu64 ": the order of the data would change; write the old seed", where,
              s->seed, r->s.seed);
+    AM_CHECK(s->data_hash == c->table_hash, AM_ERR_CHECKPOINT, "%s was trained on other data, another packing or another row length (table %016" PRIx64 ", not %016" PRIx64
+             "); restore the data, or start in a new run.dir", where, s->data_hash, c->table_hash);
     AM_CHECK(s->samples == s->step * r->s.global_rows, AM_ERR_CHECKPOINT,
              "%s stands at sample %" PRId64 " after %" PRId64 " steps, which is not %" PRId64 " rows a step; write the old global_batch_size", where, s->samples, s->step,
              r->s.global_rows);
@@ -122,44 +122,86 @@ done:
     return st;
 }
 
+/* A checkpoint that the recipe names: each rank verifies its share. */
+static am_status open_named(const am_run *r, const char *dir, am_manifest **m)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_manifest_open(dir, m));
+    AM_TRY(am_manifest_verify(*m, r->engine->rank, r->engine->size));
+done:
+    return st == AM_OK ? st : am_fail(st, "checkpoint.restore_from: %s", am_error_message());
+}
+
+static am_status load_checkpoint(am_run *r, const am_manifest *m, const char *where)
+{
+    am_status st = AM_OK;
+    am_ckpt_state s = am_manifest_state(m);
+    AM_TRY(check_state(r, &s, where));
+    AM_TRY(am_ckpt_load(r->exec, r->program[AM_TRAIN], m));
+    r->step = r->saved_at = s.step;
+    r->tokens = s.tokens;
+    if (r->step == r->total_steps) r->evaluated_at = r->step; /* a run that is complete: only its export may be missing */
+    if (r->engine->rank == 0) am_log(AM_LOG_INFO, "train", "resuming after step %" PRId64 " of %" PRId64, r->step, r->total_steps);
+done:
+    return st;
+}
+
 am_status am_run_restore(am_run *r)
 {
     am_status st = AM_OK;
     am_manifest *m = NULL;
     const char *from = r->s.restore_from;
+    bool named = from && strcmp(from, "LATEST") != 0;
     AM_TRY(open_ckpt(r));
-    if (from && strcmp(from, "LATEST") != 0) {
-        int64_t worst = 0;
-        am_status mine = am_manifest_open(from, &m);
-        if (mine == AM_OK) mine = am_manifest_verify(m, r->engine->rank, r->engine->size);
-        AM_TRY(am_comm_max(r->engine->comm, mine, &worst));
-        AM_CHECK(worst == AM_OK, AM_ERR_CHECKPOINT, "checkpoint.restore_from: %s", mine != AM_OK ? am_error_message() : "another rank found it invalid");
-    } else if (r->s.ckpt_enabled) {
-        AM_TRY(am_ckpt_find_latest(r->s.ckpt_dir, r->engine->comm, &m));
-        AM_CHECK(m || !from, AM_ERR_CHECKPOINT, "checkpoint.restore_from is LATEST, and %s holds no checkpoint", r->s.ckpt_dir);
-    }
-    if (!m) {
-        AM_TRY(load_weights(r));
-        goto done;
-    }
-    am_ckpt_state s = am_manifest_state(m);
-    AM_TRY(check_state(r, &s, from && strcmp(from, "LATEST") != 0 ? from : r->s.ckpt_dir));
-    AM_TRY(am_ckpt_load(r->exec, r->program[AM_TRAIN], m));
-    r->step = r->saved_at = s.step;
-    r->tokens = s.tokens;
-    if (r->engine->rank == 0) am_log(AM_LOG_INFO, "train", "resuming after step %" PRId64 " of %" PRId64, r->step, r->total_steps);
+    if (named) AM_TRY(am_engine_together(r->engine, open_named(r, from, &m)));
+    else if (r->s.ckpt_enabled) AM_TRY(am_engine_together(r->engine, am_ckpt_find_latest(r->s.ckpt_dir, r->engine->comm, &m)));
+    if (from && !m)
+        st = am_fail(AM_ERR_CHECKPOINT, "%s: checkpoint.restore_from is LATEST, and %s", am_config_where(r->cfg, "checkpoint.restore_from"),
+                     r->s.ckpt_enabled ? "there is no checkpoint yet" : "checkpoint.enabled is false");
+    AM_TRY(am_engine_together(r->engine, st));
+    AM_TRY(am_engine_together(r->engine, m ? load_checkpoint(r, m, named ? from : r->s.ckpt_dir) : load_weights(r)));
 done:
     am_manifest_free(&m);
     return st;
 }
 
+static int remove_one(const char *path, const struct stat *info, int type, struct FTW *at)
+{
+    (void)info;
+    (void)type;
+    (void)at;
+    return remove(path);
+}
+
+/* Rank 0.  Under a name of its own until it is whole: a directory hf/step_X is never half an export. */
+static am_status export_to(am_run *r, const char *dir)
+{
+    am_status st = AM_OK;
+    am_manifest *m = NULL;
+    am_str partial = {0};
+    char *step_dir = NULL, step[32];
+    if (am_path_exists(dir)) goto done;
+    snprintf(step, sizeof step, "step_%08" PRId64, r->step);
+    AM_TRY(am_path_join(r->s.ckpt_dir, step, &step_dir));
+    AM_TRY(am_manifest_open(step_dir, &m));
+    AM_TRY(am_str_printf(&partial, "%s.partial", dir));
+    (void)nftw(partial.s, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    am_export_options o = {.out_dir = partial.s};
+    AM_TRY(am_ckpt_export(m, r->model->hf, r->program[AM_TRAIN]->graph, &o));
+    AM_CHECK(rename(partial.s, dir) == 0, AM_ERR_IO, "cannot rename %s to %s: %s", partial.s, dir, strerror(errno));
+    am_log(AM_LOG_INFO, "train", "Hugging Face directory: %s", dir);
+done:
+    am_manifest_free(&m);
+    am_str_release(&partial);
+    am_free(&step_dir);
+    return st == AM_OK ? st : am_fail(st, "the export to %s failed: %s", dir, am_error_message());
+}
+
 am_status am_run_export(am_run *r)
 {
-    am_status st = AM_OK, mine = AM_OK;
-    am_manifest *m = NULL;
+    am_status st = AM_OK;
     char *dir = NULL, name[48];
     bool failed;
-    int64_t worst = 0;
     snprintf(name, sizeof name, "hf/step_%08" PRId64, r->step);
     AM_TRY(am_path_join(r->s.run_dir, name, &dir));
     if (r->s.from_config && r->model->hf->num_tensors == 0) {
@@ -171,20 +213,8 @@ am_status am_run_export(am_run *r)
         goto done;
     }
     AM_TRY(am_ckpt_poll(r->ckpt, true, &failed));
-    if (r->engine->rank == 0 && !am_path_exists(dir)) {
-        am_export_options o = {.out_dir = dir};
-        char *step_dir = NULL, step[32];
-        snprintf(step, sizeof step, "step_%08" PRId64, r->step);
-        mine = am_path_join(r->s.ckpt_dir, step, &step_dir);
-        if (mine == AM_OK) mine = am_manifest_open(step_dir, &m);
-        if (mine == AM_OK) mine = am_ckpt_export(m, r->model->hf, r->program[AM_TRAIN]->graph, &o);
-        if (mine == AM_OK) am_log(AM_LOG_INFO, "train", "Hugging Face directory: %s", dir);
-        am_free(&step_dir);
-    }
-    AM_TRY(am_comm_max(r->engine->comm, mine, &worst));
-    AM_CHECK(worst == AM_OK, mine != AM_OK ? mine : AM_ERR_IO, "the export to %s failed: %s", dir, mine != AM_OK ? am_error_message() : "see rank 0");
+    AM_TRY(am_engine_together(r->engine, r->engine->rank == 0 ? export_to(r, dir) : AM_OK));
 done:
-    am_manifest_free(&m);
     am_free(&dir);
     return st;
 }

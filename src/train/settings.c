@@ -263,9 +263,10 @@ static am_status find_shards(const am_settings *s, const char *section, glob_t *
     am_status st = AM_OK;
     const am_config *cfg = s->cfg;
     const char *target = am_config_target(cfg, section), *data_dir = NULL, *shape = "*.h5";
-    char path[96], *made = NULL;
+    char path[96], *made = NULL, key[96];
     am_str all = {0};
-    AM_CHECK(target, AM_ERR_CONFIG, "%s: the recipe has no section %s with a _target_", WHERE(section), section);
+    AM_CHECK(target, AM_ERR_CONFIG, "the recipe has no section %s with a _target_", section);
+    snprintf(key, sizeof key, "%s.%s", section, strcmp(target, "ShardDataset") == 0 ? "data_dir" : "path_or_dataset_id");
     if (strcmp(target, "ShardDataset") == 0) {
         snprintf(path, sizeof path, "%s.data_dir", section);
         data_dir = am_config_string(cfg, path);
@@ -277,7 +278,7 @@ static am_status find_shards(const am_settings *s, const char *section, glob_t *
     }
     AM_TRY(am_str_printf(&all, "%s/%s", data_dir, shape));
     AM_CHECK(glob(all.s, 0, NULL, found) == 0 && found->gl_pathc > 0, AM_ERR_DATA, "%s: there are no token shards %s; make them first: automodel prepare CONFIG%s",
-             WHERE(section), all.s, made ? "" : " (or --input FILE.jsonl --tokenizer MODEL -o DIR)");
+             WHERE(key), all.s, made ? "" : " (or --input FILE.jsonl --tokenizer MODEL -o DIR)");
 done:
     am_free(&made);
     am_str_release(&all);

@@ -20,6 +20,7 @@ am_status am_signals_install(void)
     sigemptyset(&action.sa_mask);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         AM_CHECK(sigaction(signals[i], &action, NULL) == 0, AM_ERR_ENVIRONMENT, "signal %d cannot be handled: %s", signals[i], strerror(errno));
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond `ulimit -f` is an error of that write, not a death without a sentence */
 done:
     return st;
 }

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What every rank tells the others after a step. */
+typedef struct am_control { double loss_sum, loss_count, grad_norm; int64_t signal; } am_control;
+
 /* ---- start -------------------------------------------------------------------------------------------------- */
 
 am_status am_train_compile(const am_settings *s, const am_model *m, int64_t rank, int threads, bool validates, am_program *out[2], int *count)
@@ -36,14 +39,14 @@ done:
 static am_status open_data(am_run *r)
 {
     am_status st = AM_OK;
-    am_tokenizer *tokenizer = NULL;
     char *path = NULL;
     int64_t vocab = 0;
     AM_TRY(am_hf_config_i64(r->model->hf, "vocab_size", 0, &vocab));
     AM_TRY(am_path_join(r->model->hf->dir, "tokenizer.json", &path));
     char sha[65] = "";
     if (am_path_exists(path)) AM_TRY(am_sha256_file_hex(path, sha));
-    else am_log(AM_LOG_WARN, "train", "%s has no tokenizer.json: whether the data were made with its tokenizer cannot be checked", r->model->hf->dir);
+    else if (r->engine->rank == 0)
+        am_log(AM_LOG_WARN, "train", "%s has no tokenizer.json: whether the data were made with its tokenizer cannot be checked", r->model->hf->dir);
     AM_TRY(am_settings_dataset(&r->s, "dataset", true, sha[0] ? sha : NULL, vocab, &r->data));
     for (r->num_validations = 0; r->num_validations < AM_MAX_VALIDATIONS; r->num_validations++) {
         const char *section = am_config_section_at(r->cfg, "validation_dataset*", (size_t)r->num_validations);
@@ -52,7 +55,6 @@ static am_status open_data(am_run *r)
         AM_TRY(am_settings_dataset(&r->s, section, false, sha[0] ? sha : NULL, vocab, &r->validation[r->num_validations]));
     }
 done:
-    am_tokenizer_free(&tokenizer);
     am_free(&path);
     return st;
 }
@@ -92,31 +94,45 @@ done:
     return st;
 }
 
-static am_status start(am_run *r)
+/* The next four: what a rank does alone.  What goes wrong there mostly goes wrong on all ranks, and one of them reports it. */
+static am_status open_model(am_run *r)
 {
     am_status st = AM_OK;
-    AM_TRY(am_settings_begin(r->cfg, &r->s));
-    am_engine_options eo = {.device = r->s.device, .threads = r->s.threads, .timeout_seconds = r->s.timeout_seconds};
-    AM_TRY(am_engine_open(&eo, &r->engine));
     AM_TRY(am_signals_install());
     AM_TRY(am_model_open(r->s.model_spec, r->s.from_config ? AM_HF_WEIGHTS_NONE : AM_HF_WEIGHTS_REQUIRED, r->s.card, r->s.ignore, r->s.num_ignore, &r->model));
     AM_TRY(am_settings_read(r->cfg, r->model, r->engine->size, &r->s));
-    AM_TRY(am_comm_set_mesh(r->engine->comm, &r->s.mesh));
     AM_TRY(am_config_dump(r->cfg, &r->recipe));
+done:
+    return st;
+}
+
+static am_status compile(am_run *r)
+{
+    am_status st = AM_OK;
     AM_TRY(open_data(r));
     AM_TRY(count_steps(r));
     AM_TRY(check_unread(r));
     AM_TRY(am_train_compile(&r->s, r->model, r->engine->rank, r->engine->threads, r->num_validations > 0, r->program, &r->num_programs));
-    AM_TRY(am_engine_agree(r->engine, r->program, r->num_programs));
+done:
+    return st;
+}
+
+static am_status fits(const am_run *r)
+{
     am_prefetch_options po = {.rows = r->s.local_rows, .accumulation = r->s.micro_batches, .depth = 4};
     int64_t host = am_prefetch_bytes(&po, r->s.seq_len) + (r->s.ckpt_async ? am_ckpt_staging_bytes(r->program[AM_TRAIN]) : 0);
-    AM_TRY(am_engine_fits(r->engine, r->program, r->num_programs, host));
+    return am_engine_fits(r->engine, r->program, r->num_programs, host);
+}
+
+static am_status allocate(am_run *r)
+{
+    am_status st = AM_OK;
     AM_TRY(am_mkdirs(r->s.run_dir));
     if (r->engine->rank == 0) AM_TRY(am_run_write_files(r));
     AM_TRY(am_exec_create(r->engine->device, r->engine->comm, r->program, r->num_programs, NULL, &r->exec));
     AM_TRY(am_evaluator_create(r->s.local_rows, r->s.seq_len, &r->evaluator));
-    AM_TRY(am_calloc((size_t)(2 * r->s.local_rows * r->s.seq_len), sizeof *r->scratch, &r->scratch));
-    AM_TRY(am_run_restore(r));
+    AM_TRY(am_calloc((size_t)(3 * r->s.local_rows * r->s.seq_len), sizeof *r->scratch, &r->scratch));
+    AM_TRY(am_calloc((size_t)r->engine->size, sizeof *r->control, &r->control));
 done:
     return st;
 }
@@ -132,6 +148,25 @@ done:
     return st;
 }
 
+static am_status start(am_run *r)
+{
+    am_status st = AM_OK, begun = am_settings_begin(r->cfg, &r->s);
+    am_engine_options eo = {.device = r->s.device, .threads = r->s.threads, .timeout_seconds = r->s.timeout_seconds};
+    if (begun != AM_OK) return am_engine_refuse(begun);
+    AM_TRY(am_engine_open(&eo, &r->engine));
+    AM_TRY(am_engine_together(r->engine, open_model(r)));
+    AM_TRY(am_comm_set_mesh(r->engine->comm, &r->s.mesh));
+    AM_TRY(am_engine_together(r->engine, compile(r)));
+    AM_TRY(am_engine_agree(r->engine, r->program, r->num_programs));
+    AM_TRY(am_run_identify(r));
+    AM_TRY(am_engine_together(r->engine, fits(r)));
+    AM_TRY(am_engine_together(r->engine, allocate(r)));
+    AM_TRY(am_run_restore(r));
+    AM_TRY(am_engine_together(r->engine, start_data(r)));
+done:
+    return st;
+}
+
 /* ---- a step ----------------------------------------------------------------------------------------------------- */
 
 static am_status feed(void *context, am_exec *x, int program, int micro, int frame, int64_t *tokens)
@@ -142,21 +177,18 @@ static am_status feed(void *context, am_exec *x, int program, int micro, int fra
     AM_TRY(am_prefetch_next(r->prefetch, &b));
     AM_ASSERT(b && b->micro == micro && b->step == r->step);
     *tokens = b->rows * b->row_len;
-    AM_TRY(am_feed_rows(x, program, frame, b->rows, b->row_len, b->input_ids, b->labels, b->position_ids, b->doc_start, r->scratch));
+    int64_t first_row = (micro * r->engine->size + r->engine->rank) * b->rows;
+    AM_TRY(am_feed_rows(x, program, frame, b->rows, b->row_len, b->input_ids, b->labels, b->position_ids, b->doc_start, first_row * b->row_len, r->scratch));
 done:
     return st;
 }
 
-/* What every rank tells the others after a step. */
-typedef struct am_control { double loss_sum, loss_count, grad_norm; int64_t signal; } am_control;
-
 static am_status run_step(am_run *r, am_step_metrics *m, int *signal)
 {
     am_status st = AM_OK;
-    am_control mine = {0}, *all = NULL;
+    am_control mine = {0}, *all = r->control;
     int64_t n = am_data_step_targets(r->data, r->step, r->s.global_rows);
     double started = am_now();
-    AM_TRY(am_calloc((size_t)r->engine->size, sizeof *all, &all));
     m->lr = am_lr_at(&r->schedule, r->step);
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_LR, m->lr));
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_STEP, (double)(r->step + 1)));
@@ -179,22 +211,24 @@ static am_status run_step(am_run *r, am_step_metrics *m, int *signal)
     }
     AM_CHECK((int64_t)count == n, AM_ERR_INTERNAL, "step %" PRId64 " supervised %.0f tokens, and the data promised %" PRId64, r->step + 1, count, n);
     m->loss = n > 0 ? sum / (double)n : 0;
-    m->grad_norm = mine.grad_norm;
+    m->grad_norm = all[0].grad_norm;
+    m->skipped = !isfinite(m->grad_norm) || !isfinite(m->loss);
     m->label_tokens = n;
     m->seconds = am_now() - started;
 done:
-    am_free(&all);
     return st;
 }
 
-static am_status judge_numbers(am_run *r, am_step_metrics *m)
+/* The step that was just completed; all ranks judge the same numbers. */
+static am_status judge_numbers(am_run *r, bool skipped)
 {
     am_status st = AM_OK;
-    m->skipped = !isfinite(m->grad_norm) || !isfinite(m->loss);
-    r->skipped_in_a_row = m->skipped ? r->skipped_in_a_row + 1 : 0;
-    AM_CHECK(r->skipped_in_a_row < 3, AM_ERR_NUMERIC, "loss or gradient were not finite in steps %" PRId64 " to %" PRId64 " (samples %" PRId64 " to %" PRId64
-             "); nothing was updated in them; lower optimizer.lr, or look at those samples", r->step - 1, r->step + 1, (r->step - 2) * r->s.global_rows,
-             (r->step + 1) * r->s.global_rows - 1);
+    r->skipped_in_a_row = skipped ? r->skipped_in_a_row + 1 : 0;
+    if (r->skipped_in_a_row < 3) goto done;
+    st = am_fail(AM_ERR_NUMERIC, "loss or gradient were not finite in steps %" PRId64 " to %" PRId64 " (samples %" PRId64 " to %" PRId64
+                 "); nothing was updated in them; lower optimizer.lr, or look at those samples and at the weights", r->step - 2, r->step,
+                 (r->step - 3) * r->s.global_rows, r->step * r->s.global_rows - 1);
+    AM_TRY(am_engine_together(r->engine, st));
 done:
     return st;
 }
@@ -205,11 +239,11 @@ static am_status train_step(am_run *r, int *signal)
     am_step_metrics m = {.step = r->step + 1, .epoch = r->step / r->steps_per_epoch, .total_steps = r->total_steps, .ranks = r->engine->size,
                          .tokens = r->s.global_rows * r->s.seq_len};
     AM_TRY(run_step(r, &m, signal));
-    AM_TRY(judge_numbers(r, &m));
     r->step++;
     r->tokens += m.tokens;
     m.mem_gib = am_metrics_peak_gib();
     if (r->metrics) AM_TRY(am_metrics_step(r->metrics, &m));
+    AM_TRY(judge_numbers(r, m.skipped));
 done:
     return st;
 }
@@ -226,6 +260,22 @@ static am_status validate(am_run *r)
                                          v.targets, am_metrics_peak_gib()));
     }
     r->evaluated_at = r->step;
+done:
+    return st;
+}
+
+/* Wait for the save in progress.  At the end of a run a save that failed is no warning any more: the work since the one before is lost,
+ * and neither exit code 0 nor 6 would be true. */
+static am_status committed(am_run *r)
+{
+    am_status st = AM_OK, mine = AM_OK;
+    bool failed = false;
+    if (r->ckpt) AM_TRY(am_ckpt_poll(r->ckpt, true, &failed));
+    else mine = am_fail(AM_ERR_CHECKPOINT, "step %" PRId64 " is lost: checkpoint.enabled is false", r->step);
+    if (failed || (r->ckpt && am_ckpt_failure(r->ckpt)))
+        mine = am_fail(AM_ERR_CHECKPOINT, "the checkpoint of step %" PRId64 " was not written: %s; start again to go on from the one before", r->step,
+                       am_ckpt_failure(r->ckpt) ? am_ckpt_failure(r->ckpt) : "see above");
+    AM_TRY(am_engine_together(r->engine, mine));
 done:
     return st;
 }
@@ -247,7 +297,7 @@ static am_status loop(am_run *r)
     if (signal && r->step < r->total_steps) {
         if (r->engine->rank == 0) am_log(AM_LOG_WARN, "train", "%s: saving a checkpoint after step %" PRId64 " and leaving", am_signals_name(signal), r->step);
         AM_TRY(am_run_save(r));
-        if (r->ckpt) AM_TRY(am_ckpt_poll(r->ckpt, true, &failed));
+        AM_TRY(committed(r));
         st = am_fail(AM_INTERRUPTED, "interrupted by %s after step %" PRId64 "; start again to go on", am_signals_name(signal), r->step);
     }
 done:
@@ -259,10 +309,9 @@ done:
 static am_status finish(am_run *r)
 {
     am_status st = AM_OK;
-    bool failed = false;
     if (r->num_validations) AM_TRY(validate(r));
     AM_TRY(am_run_save(r));
-    if (r->ckpt) AM_TRY(am_ckpt_poll(r->ckpt, true, &failed));
+    if (r->ckpt) AM_TRY(committed(r));
     if (r->s.export_final) AM_TRY(am_run_export(r));
 done:
     return st;
@@ -282,19 +331,22 @@ static void release(am_run *r)
     am_settings_release(&r->s);
     am_str_release(&r->recipe);
     am_free(&r->scratch);
+    am_free(&r->control);
 }
+
+am_status am_train_refused(am_status why) { return why == AM_OK ? why : am_engine_refuse(why); }
 
 am_status am_train(const am_config *cfg)
 {
     am_status st = AM_OK, end;
     am_run r = {.cfg = cfg, .saved_at = -1, .evaluated_at = -1};
     AM_TRY(start(&r));
-    AM_TRY(start_data(&r));
     AM_TRY(loop(&r));
     AM_TRY(finish(&r));
 done:
+    /* A failure leaves by the door (am_cli_finish), which ends all ranks; other ranks' messages may still arrive in our regions. */
+    if (st != AM_OK && st != AM_INTERRUPTED && am_engine_current() && am_comm_size(am_engine_current()) > 1) return st;
     release(&r);
-    if (st != AM_OK && st != AM_INTERRUPTED) return st; /* the door (am_cli_finish) ends the other ranks */
     end = am_engine_close(&r.engine);
     return st == AM_OK ? end : st;
 }

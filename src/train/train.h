@@ -8,6 +8,9 @@
  *  @return AM_INTERRUPTED after a signal, checkpoint committed. */
 am_status am_train(const am_config *cfg) AM_WARN_UNUSED;
 
+/** `why` is what loading the recipe gave: AM_OK at once; otherwise the ranks that were refused agree on which of them reports. */
+am_status am_train_refused(am_status why) AM_WARN_UNUSED;
+
 typedef struct am_dry_run {
     int64_t ranks;   /* of the job that is asked about; 0 = 1 */
     int64_t rank;    /* print this rank's program; -1: none */

@@ -31,12 +31,16 @@ typedef struct am_run {
     am_lr_schedule   schedule;
     am_str           recipe; /* resolved */
     int32_t         *scratch;
+    struct am_control *control; /* [ranks] */
     int64_t          total_steps, steps_per_epoch, step, tokens; /* step: completed; tokens: trained on */
     int64_t          saved_at, evaluated_at; /* steps, -1 = never */
     int64_t          step_targets;
     int              skipped_in_a_row;
 } am_run;
 
+/** All ranks read the same recipe and the same data and are the same binary; else the first other one is named, with the difference.
+ *  [collective] */
+am_status am_run_identify(am_run *r) AM_WARN_UNUSED;
 /** config.yaml, run.json, program.txt.  Rank 0. */
 am_status am_run_write_files(am_run *r) AM_WARN_UNUSED;
 /** Begin (and, unless async, finish) a checkpoint of the current step.  [collective] */
