@@ -9,8 +9,10 @@
 #include <math.h>
 
 static const am_cli_option options[] = {
-    {"model", 'm', AM_CLI_STRING, NULL, "DIR", "Model directory, checkpoint or run; with CONFIG: instead of the recipe's model."},
-    {"data", 'd', AM_CLI_STRINGS, NULL, "PATH", "Token shards or their folders; with CONFIG: instead of its validation sets."},
+    {"model", 'm', AM_CLI_STRING, NULL, "DIR",
+     "Model directory, checkpoint or run; with CONFIG: instead of the recipe's model."},
+    {"data", 'd', AM_CLI_STRINGS, NULL, "PATH",
+     "Token shards or their folders; with CONFIG: instead of its validation sets."},
     {"seq-len", 0, AM_CLI_INT, NULL, "T", "Tokens of a row; none: the recipe's, else 1024."},
     {"rows", 0, AM_CLI_INT, "1", "N", "Rows a rank takes at a time."},
     {"dtype", 0, AM_CLI_STRING, NULL, "DTYPE", "float32 or bfloat16; none: as config.json says."},
@@ -21,37 +23,48 @@ static const am_cli_option options[] = {
     {"json", 0, AM_CLI_FLAG, NULL, NULL, "Print one JSON line a data set."},
     {0},
 };
-const am_cli_command am_eval_command = {"automodel eval", "CONFIG | --model DIR --data PATH", "Loss and perplexity per supervised token over a data set; exit 0 when done.",
-                                        options, 0, 1, true};
+const am_cli_command am_eval_command = {
+    "automodel eval",
+    "CONFIG | --model DIR --data PATH",
+    "Loss and perplexity per supervised token over a data set; exit 0 when done.",
+    options,
+    0,
+    1,
+    true};
 
 enum { MAX_SETS = 8 };
 
 typedef struct am_eval {
-    am_cli        *cli;
-    am_config     *cfg;
-    am_settings    s;
-    am_engine     *engine;
-    am_cli_source  source;
-    am_program    *program;
-    am_exec       *exec;
-    am_evaluator  *evaluator;
-    am_dataset    *data[MAX_SETS];
-    const char    *name[MAX_SETS];
-    int            num_sets;
-    int64_t        seq_len, rows;
+    am_cli *cli;
+    am_config *cfg;
+    am_settings s;
+    am_engine *engine;
+    am_cli_source source;
+    am_program *program;
+    am_exec *exec;
+    am_evaluator *evaluator;
+    am_dataset *data[MAX_SETS];
+    const char *name[MAX_SETS];
+    int num_sets;
+    int64_t seq_len, rows;
 } am_eval;
 
 static am_status open_model(am_eval *v)
 {
     am_status st = AM_OK;
     const char *spec = am_cli_given(v->cli, "model") ? am_cli_string(v->cli, "model") : v->s.model_spec;
-    am_cli_source_options o = {.weights = AM_HF_WEIGHTS_REQUIRED, .card = am_cli_given(v->cli, "card") ? am_cli_string(v->cli, "card") : v->s.card};
+    am_cli_source_options o = {.weights = AM_HF_WEIGHTS_REQUIRED,
+                               .card =
+                                   am_cli_given(v->cli, "card") ? am_cli_string(v->cli, "card") : v->s.card};
     AM_CHECK(spec, AM_ERR_USAGE, "eval needs a recipe, or --model and --data");
     AM_TRY(am_cli_source_open(spec, &o, &v->source));
     if (v->cfg) AM_TRY(am_settings_read(v->cfg, v->source.model, v->engine->size, &v->s));
     v->rows = am_cli_int(v->cli, "rows");
-    v->seq_len = am_cli_given(v->cli, "seq-len") ? am_cli_int(v->cli, "seq-len") : v->cfg ? v->s.seq_len : 1024;
-    AM_CHECK(v->rows > 0 && v->seq_len > 1, AM_ERR_USAGE, "--rows must be at least 1 and --seq-len at least 2");
+    v->seq_len = am_cli_given(v->cli, "seq-len") ? am_cli_int(v->cli, "seq-len")
+                 : v->cfg                        ? v->s.seq_len
+                                                 : 1024;
+    AM_CHECK(v->rows > 0 && v->seq_len > 1, AM_ERR_USAGE,
+             "--rows must be at least 1 and --seq-len at least 2");
 done:
     return st;
 }
@@ -67,7 +80,12 @@ static am_status open_given_data(am_eval *v)
     for (size_t i = 0; i < n; i++) paths[i] = am_cli_item(v->cli, "data", i);
     AM_TRY(am_path_join(v->source.model->hf->dir, "tokenizer.json", &tokenizer));
     if (am_path_exists(tokenizer)) AM_TRY(am_sha256_file_hex(tokenizer, sha));
-    am_dataset_options o = {.paths = paths, .num_paths = (int)n, .row_len = v->seq_len, .packed = true, .long_samples = AM_LONG_SPLIT, .num_epochs = 1,
+    am_dataset_options o = {.paths = paths,
+                            .num_paths = (int)n,
+                            .row_len = v->seq_len,
+                            .packed = true,
+                            .long_samples = AM_LONG_SPLIT,
+                            .num_epochs = 1,
                             .tokenizer_sha256 = sha[0] ? sha : NULL};
     AM_TRY(am_dataset_open(&o, &v->data[0]));
     v->name[0] = paths[0];
@@ -92,7 +110,8 @@ static am_status open_data(am_eval *v)
         if (!v->name[v->num_sets]) break;
         AM_TRY(am_settings_dataset(&v->s, v->name[v->num_sets], false, NULL, 0, &v->data[v->num_sets]));
     }
-    AM_CHECK(v->num_sets > 0, AM_ERR_CONFIG, "%s has no section validation_dataset: write one, or give --data", am_cli_positional(v->cli, 0));
+    AM_CHECK(v->num_sets > 0, AM_ERR_CONFIG,
+             "%s has no section validation_dataset: write one, or give --data", am_cli_positional(v->cli, 0));
 done:
     return st;
 }
@@ -128,13 +147,15 @@ static void report(const am_eval *v, const char *name, const am_evaluation *r)
 {
     if (v->engine->rank != 0) return;
     if (am_cli_flag(v->cli, "json")) {
-        json_t *o = json_pack("{s:s, s:f, s:f, s:I, s:I}", "name", name, "loss", r->loss, "perplexity", exp(r->loss), "num_label_tokens", (json_int_t)r->targets, "rows",
-                              (json_int_t)r->rows);
+        json_t *o =
+            json_pack("{s:s, s:f, s:f, s:I, s:I}", "name", name, "loss", r->loss, "perplexity", exp(r->loss),
+                      "num_label_tokens", (json_int_t)r->targets, "rows", (json_int_t)r->rows);
         json_dumpf(o, stdout, JSON_REAL_PRECISION(12));
         printf("\n");
         json_decref(o);
     } else {
-        printf("%s: loss %.4f, perplexity %.2f over %" PRId64 " supervised tokens in %" PRId64 " rows\n", name, r->loss, exp(r->loss), r->targets, r->rows);
+        printf("%s: loss %.4f, perplexity %.2f over %" PRId64 " supervised tokens in %" PRId64 " rows\n",
+               name, r->loss, exp(r->loss), r->targets, r->rows);
     }
     fflush(stdout);
 }
@@ -148,7 +169,9 @@ static am_status run(am_eval *v)
         AM_TRY(am_config_load(am_cli_positional(v->cli, 0), n, overrides, &v->cfg));
         AM_TRY(am_settings_begin(v->cfg, &v->s));
     }
-    am_engine_options eo = {.device = am_cli_string(v->cli, "device"), .threads = (int)am_cli_int(v->cli, "threads"), .quiet = true};
+    am_engine_options eo = {.device = am_cli_string(v->cli, "device"),
+                            .threads = (int)am_cli_int(v->cli, "threads"),
+                            .quiet = true};
     AM_TRY(am_engine_open(&eo, &v->engine));
     AM_TRY(am_cli_agree(v->engine, open_model(v)));
     AM_TRY(am_cli_agree(v->engine, open_data(v)));
@@ -167,8 +190,10 @@ am_status am_cmd_eval(int argc, char **argv)
     am_status st = AM_OK;
     am_eval v = {0};
     AM_TRY(am_cli_parse(&am_eval_command, argc, (const char *const *)argv, &v.cli));
-    if (am_cli_help_wanted(v.cli)) am_cli_print_help(&am_eval_command, stdout);
-    else AM_TRY(run(&v));
+    if (am_cli_help_wanted(v.cli))
+        am_cli_print_help(&am_eval_command, stdout);
+    else
+        AM_TRY(run(&v));
 done:
     am_evaluator_free(&v.evaluator);
     am_exec_free(&v.exec);

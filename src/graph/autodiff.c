@@ -1,6 +1,7 @@
-/* autodiff.c: reverse mode over the forward nodes.  Walks them backwards; each operator's vjp emits nodes that read saved forward
- * values and write gradients.  dx and dw are separate nodes (phases B and W).  Several uses of a value are added; several uses of
- * a parameter add into one gradient value, which the first use overwrites (on the first micro-batch of a step). */
+/* autodiff.c: reverse mode over the forward nodes.  Walks them backwards; each operator's vjp emits nodes
+ * that read saved forward values and write gradients.  dx and dw are separate nodes (phases B and W). Several
+ * uses of a value are added; several uses of a parameter add into one gradient value, which the first use
+ * overwrites (on the first micro-batch of a step). */
 #include "graph/autodiff.h"
 #include "graph/pass.h"
 
@@ -8,18 +9,24 @@
 
 struct am_autodiff {
     am_compile *c;
-    am_graph   *g;
-    int        *grad; /* by root value: its gradient, or -1 */
-    size_t      cap;
-    bool       *wants; /* by root value of the forward pass: something trainable lies upstream */
-    int         num_forward_values;
-    uint64_t    node_id; /* of the forward node at hand */
-    uint64_t    emitted; /* nodes emitted for it */
+    am_graph *g;
+    int *grad; /* by root value: its gradient, or -1 */
+    size_t cap;
+    bool *wants; /* by root value of the forward pass: something trainable lies upstream */
+    int num_forward_values;
+    uint64_t node_id; /* of the forward node at hand */
+    uint64_t emitted; /* nodes emitted for it */
 };
 
-am_graph *am_ad_graph(am_autodiff *ad) { return ad->g; }
+am_graph *am_ad_graph(am_autodiff *ad)
+{
+    return ad->g;
+}
 
-bool am_ad_splits(const am_autodiff *ad) { return ad->c->o->split_w; }
+bool am_ad_splits(const am_autodiff *ad)
+{
+    return ad->c->o->split_w;
+}
 
 bool am_ad_wants(const am_autodiff *ad, int value)
 {
@@ -58,15 +65,16 @@ am_status am_ad_like(am_autodiff *ad, int like, int *out)
     return am_graph_value_like(ad->g, name, like, ad->g->values[like].dtype, out);
 }
 
-am_status am_ad_emit(am_autodiff *ad, const char *op, const int *in, int num_in, const am_attrs *attrs, am_acc acc, int *out,
-                     int num_out)
+am_status am_ad_emit(am_autodiff *ad, const char *op, const int *in, int num_in, const am_attrs *attrs,
+                     am_acc acc, int *out, int num_out)
 {
     am_status st = AM_OK;
     int outs[AM_MAX_OUT] = {-1, -1, -1, -1}, node = -1;
     for (int i = 0; i < num_out; i++) outs[i] = out[i];
     AM_TRY(am_graph_emit(ad->g, op, in, num_in, attrs, acc, outs, &node));
     for (int i = 0; i < num_out; i++) out[i] = outs[i];
-    ad->g->nodes[node].id = ad->node_id ^ ((++ad->emitted) << 56); /* stable: from the forward node's, not from a counter */
+    ad->g->nodes[node].id =
+        ad->node_id ^ ((++ad->emitted) << 56); /* stable: from the forward node's, not from a counter */
 done:
     return st;
 }
@@ -105,7 +113,8 @@ done:
     return st;
 }
 
-am_status am_ad_param_grad(am_autodiff *ad, const char *op, const int *in, int num_in, const am_attrs *attrs, int param_value, int which)
+am_status am_ad_param_grad(am_autodiff *ad, const char *op, const int *in, int num_in, const am_attrs *attrs,
+                           int param_value, int which)
 {
     am_status st = AM_OK;
     int out[AM_MAX_OUT] = {-1, -1, -1, -1};
@@ -126,7 +135,8 @@ static void mark_wanted(am_autodiff *ad)
     for (int n = 0; n < ad->c->forward_nodes; n++) {
         const am_node *x = &g->nodes[n];
         bool any = false;
-        for (int i = 0; i < x->num_in; i++) any = any || (x->in[i] >= 0 && ad->wants[g->values[x->in[i]].root]);
+        for (int i = 0; i < x->num_in; i++)
+            any = any || (x->in[i] >= 0 && ad->wants[g->values[x->in[i]].root]);
         for (int i = 0; any && x->def->vjp && i < x->num_out; i++)
             if (x->out[i] >= 0) ad->wants[g->values[x->out[i]].root] = true;
     }

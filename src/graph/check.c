@@ -1,14 +1,24 @@
-/* check.c: proves a program's order and memory by brute force, knowing nothing of how waits.c and memory.c decided.
- *   1. Two operators of a segment that touch common bytes, one of them writing, are connected by queue order and waits.
- *   2. Between the first and the last operator that touch a value in ARENA, nobody writes its bytes for another value.
- * Quadratic: for tests and AM_DEBUG=program, not for 512 ranks. */
+/* check.c: proves a program's order and memory by brute force, knowing nothing of how waits.c and memory.c
+ * decided.
+ *   1. Two operators of a segment that touch common bytes, one of them writing, are connected by queue order
+ * and waits.
+ *   2. Between the first and the last operator that touch a value in ARENA, nobody writes its bytes for
+ * another value. Quadratic: for tests and AM_DEBUG=program, not for 512 ranks. */
 #include "graph/pass.h"
 
 #include <string.h>
 
-typedef struct am_access { int op, root; bool write; am_region_id region; int64_t begin, end; } am_access;
+typedef struct am_access {
+    int op, root;
+    bool write;
+    am_region_id region;
+    int64_t begin, end;
+} am_access;
 
-typedef struct am_accesses { am_access *at; size_t n, cap; } am_accesses;
+typedef struct am_accesses {
+    am_access *at;
+    size_t n, cap;
+} am_accesses;
 
 static am_status add_access(am_accesses *a, am_access x)
 {
@@ -26,7 +36,8 @@ static am_status list_accesses(const am_program *p, const am_segment *s, am_acce
             const am_prog_tensor *t = k < op->num_in ? &op->in[k] : &op->out[k - op->num_in];
             if (t->value < 0) continue;
             int64_t bytes = am_tensor_elements(&t->shape) * (int64_t)am_dtype_bytes(t->shape.dtype);
-            AM_TRY(add_access(out, (am_access){i, p->graph->values[t->value].root, k >= op->num_in, t->region, t->offset, t->offset + bytes}));
+            AM_TRY(add_access(out, (am_access){i, p->graph->values[t->value].root, k >= op->num_in, t->region,
+                                               t->offset, t->offset + bytes}));
         }
         if (op->workspace_bytes)
             AM_TRY(add_access(out, (am_access){i, -1 - i, true, AM_REGION_ARENA, op->workspace_offset,
@@ -49,7 +60,8 @@ static void edges(const am_segment *s, char *reach)
         }
         if (s->op[b].queue == AM_QUEUE_COMPUTE) last_compute = b;
         for (int a = 0; a < b; a++) /* through every predecessor m of b */
-            for (int m = a + 1; m < b && !reach[a * n + b]; m++) reach[a * n + b] = reach[a * n + m] && reach[m * n + b];
+            for (int m = a + 1; m < b && !reach[a * n + b]; m++)
+                reach[a * n + b] = reach[a * n + m] && reach[m * n + b];
     }
 }
 
@@ -65,7 +77,8 @@ static am_status check_order(const am_segment *s, const am_accesses *all, const 
         for (size_t j = i + 1; j < all->n; j++) {
             const am_access *a = &all->at[i], *b = &all->at[j];
             if (a->op == b->op || !(a->write || b->write) || !overlap(a, b)) continue;
-            AM_CHECK(reach[a->op * s->num_ops + b->op], AM_ERR_INTERNAL, "%s (operator %d) and %s (operator %d) touch the same bytes of %s in no order",
+            AM_CHECK(reach[a->op * s->num_ops + b->op], AM_ERR_INTERNAL,
+                     "%s (operator %d) and %s (operator %d) touch the same bytes of %s in no order",
                      s->op[a->op].label, a->op, s->op[b->op].label, b->op, am_region_name(a->region));
         }
 done:
@@ -87,8 +100,8 @@ static am_status check_memory(const am_segment *s, const am_accesses *all)
         for (size_t j = 0; j < all->n; j++) {
             const am_access *w = &all->at[j];
             if (!w->write || w->root == v->root || w->op < first || w->op > last || !overlap(v, w)) continue;
-            AM_FAIL(AM_ERR_INTERNAL, "%s (operator %d) overwrites a value that %s (operator %d) still needs", s->op[w->op].label, w->op,
-                    s->op[last].label, last);
+            AM_FAIL(AM_ERR_INTERNAL, "%s (operator %d) overwrites a value that %s (operator %d) still needs",
+                    s->op[w->op].label, w->op, s->op[last].label, last);
         }
     }
 done:

@@ -15,8 +15,18 @@ const char *am_region_name(am_region_id r)
 
 am_program_options am_program_defaults(am_program_kind kind)
 {
-    am_program_options o = {.kind = kind, .threads = 1, .micro_batches = 1, .overlap = true, .reshard = true, .defer_sync = true,
-                            .fuse = true, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .logit_rows = 1};
+    am_program_options o = {.kind = kind,
+                            .threads = 1,
+                            .micro_batches = 1,
+                            .overlap = true,
+                            .reshard = true,
+                            .defer_sync = true,
+                            .fuse = true,
+                            .beta1 = 0.9,
+                            .beta2 = 0.999,
+                            .eps = 1e-8,
+                            .weight_decay = 0.01,
+                            .logit_rows = 1};
     for (int d = 0; d < AM_MESH_DIM_COUNT; d++) o.mesh.size[d] = 1;
     return o;
 }
@@ -26,10 +36,13 @@ static am_status check_options(const am_program_options *o)
     am_status st = AM_OK;
     static const am_mesh_dim later[] = {AM_MESH_TP, AM_MESH_CP, AM_MESH_EP, AM_MESH_PP};
     for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-        AM_CHECK(o->mesh.size[later[i]] == 1, AM_ERR_CONFIG, "distributed.%s_size = %" PRId64 ": this version offers data parallelism only; set it to 1",
+        AM_CHECK(o->mesh.size[later[i]] == 1, AM_ERR_CONFIG,
+                 "distributed.%s_size = %" PRId64 ": this version offers data parallelism only; set it to 1",
                  am_mesh_dim_name(later[i]), o->mesh.size[later[i]]);
-    AM_CHECK(o->micro_batches >= 1 && o->threads >= 1, AM_ERR_CONFIG, "micro-batches and threads must be at least 1");
-    AM_CHECK(o->kind != AM_PROGRAM_GENERATE || o->cache_tokens > 0, AM_ERR_CONFIG, "generation needs a cache of at least one token");
+    AM_CHECK(o->micro_batches >= 1 && o->threads >= 1, AM_ERR_CONFIG,
+             "micro-batches and threads must be at least 1");
+    AM_CHECK(o->kind != AM_PROGRAM_GENERATE || o->cache_tokens > 0, AM_ERR_CONFIG,
+             "generation needs a cache of at least one token");
 done:
     return st;
 }
@@ -57,6 +70,7 @@ static am_status run_passes(am_compile *c, am_program *p)
     AM_TRY(am_pass_waits(p));
     AM_TRY(am_pass_memory(c, p));
     AM_TRY(am_pass_schedule(p));
+    if (am_debug_enabled("program")) AM_TRY(am_program_check(p));
 done:
     return st;
 }
@@ -67,7 +81,9 @@ static void place_tensor(am_program *p, int value, am_prog_tensor *t)
     *t = (am_prog_tensor){.shape = {.dtype = v->dtype, .rank = v->rank}, .value = value};
     for (int i = 0; i < v->rank; i++) t->shape.dim[i] = v->dim[i].local;
     t->bounded = v->rank > 0 && v->dim[0].role == AM_ROLE_TOKENS;
-    t->region = root->life == AM_LIFE_FRAME ? AM_REGION_FRAME : root->life == AM_LIFE_STATE ? AM_REGION_STATE : AM_REGION_STEP;
+    t->region = root->life == AM_LIFE_FRAME   ? AM_REGION_FRAME
+                : root->life == AM_LIFE_STATE ? AM_REGION_STATE
+                                              : AM_REGION_STEP;
     t->offset = root->offset + v->root_offset * (int64_t)am_dtype_bytes(v->dtype);
 }
 
@@ -78,7 +94,8 @@ static am_status bind_names(am_compile *c, am_program *p)
     am_graph *g = p->graph;
     AM_TRY(am_calloc(g->num_values + 1, sizeof *p->input, &p->input));
     for (size_t v = 0; v < g->num_values; v++)
-        if (g->values[v].life == AM_LIFE_FRAME && g->values[v].producer < 0 && g->values[v].dtype == AM_I32 && g->values[v].root == (int)v) {
+        if (g->values[v].life == AM_LIFE_FRAME && g->values[v].producer < 0 && g->values[v].dtype == AM_I32 &&
+            g->values[v].root == (int)v) {
             am_binding *b = &p->input[p->num_inputs++];
             b->name = g->values[v].name;
             place_tensor(p, (int)v, &b->tensor);
@@ -88,7 +105,8 @@ static am_status bind_names(am_compile *c, am_program *p)
     AM_TRY(am_calloc((size_t)c->store.num_units + 1, sizeof *p->unit_grad, &p->unit_grad));
     for (int u = 0; u < c->store.num_units; u++) {
         p->unit_grad[u].region = AM_REGION_COUNT;
-        if (p->options.kind == AM_PROGRAM_VERIFY && c->grad_shard[u] >= 0) place_tensor(p, c->grad_shard[u], &p->unit_grad[u]);
+        if (p->options.kind == AM_PROGRAM_VERIFY && c->grad_shard[u] >= 0)
+            place_tensor(p, c->grad_shard[u], &p->unit_grad[u]);
     }
 done:
     return st;
@@ -96,7 +114,8 @@ done:
 
 static void release_compile(am_compile *c)
 {
-    int **arrays[] = {&c->master, &c->m, &c->v, &c->grad, &c->grad_shard, &c->param_grad, &c->unit_of, &c->entry_of};
+    int **arrays[] = {&c->master,     &c->m,          &c->v,       &c->grad,
+                      &c->grad_shard, &c->param_grad, &c->unit_of, &c->entry_of};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) am_free(arrays[i]);
 }
 

@@ -1,5 +1,5 @@
-/* emit.c: nodes → segments of program operators, and how long values live.  After this pass the executor needs no graph: an
- * operator's operands are {region, offset} (offsets are filled by memory.c). */
+/* emit.c: nodes → segments of program operators, and how long values live.  After this pass the executor
+ * needs no graph: an operator's operands are {region, offset} (offsets are filled by memory.c). */
 #include "graph/pass.h"
 
 #include <string.h>
@@ -12,7 +12,8 @@ static am_phase phase_of(const am_compile *c, const am_node *x)
     return x->phase == AM_PHASE_W && !c->o->split_w ? AM_PHASE_B : x->phase;
 }
 
-/* A value touched in one segment is transient; in several of one micro-batch, it lives in the frame; in others too, for the step. */
+/* A value touched in one segment is transient; in several of one micro-batch, it lives in the frame; in
+ * others too, for the step. */
 am_status am_pass_lives(am_compile *c)
 {
     am_status st = AM_OK;
@@ -36,8 +37,10 @@ am_status am_pass_lives(am_compile *c)
         am_value *x = &g->values[v];
         if (x->root != (int)v || x->life != AM_LIFE_TRANSIENT) continue;
         unsigned t = touched[v];
-        if ((t & (t - 1)) == 0) x->life = AM_LIFE_TRANSIENT;
-        else x->life = (t & ~micro) == 0 ? AM_LIFE_FRAME : AM_LIFE_STEP;
+        if ((t & (t - 1)) == 0)
+            x->life = AM_LIFE_TRANSIENT;
+        else
+            x->life = (t & ~micro) == 0 ? AM_LIFE_FRAME : AM_LIFE_STEP;
     }
     for (size_t v = 0; v < g->num_values; v++) g->values[v].life = g->values[g->values[v].root].life;
 done:
@@ -49,7 +52,8 @@ done:
 static am_tensor kernel_shape(const am_value *v, am_view view)
 {
     am_tensor t = {.dtype = v->dtype, .rank = v->rank};
-    int64_t all = am_value_elements(v), last = v->rank ? v->dim[v->rank - 1].local : 1, first = v->rank ? v->dim[0].local : 1;
+    int64_t all = am_value_elements(v), last = v->rank ? v->dim[v->rank - 1].local : 1,
+            first = v->rank ? v->dim[0].local : 1;
     for (int i = 0; i < v->rank; i++) t.dim[i] = v->dim[i].local;
     if (view == AM_VIEW_FLAT) {
         t.rank = 1;
@@ -64,10 +68,11 @@ static am_tensor kernel_shape(const am_value *v, am_view view)
 
 static am_prog_tensor operand(const am_graph *g, int value, am_view view)
 {
-    static const am_region_id region[] = {[AM_LIFE_TRANSIENT] = AM_REGION_ARENA, [AM_LIFE_FRAME] = AM_REGION_FRAME,
-                                          [AM_LIFE_STEP] = AM_REGION_STEP,       [AM_LIFE_STORE] = AM_REGION_STORE,
-                                          [AM_LIFE_STATE] = AM_REGION_STATE,     [AM_LIFE_SCALARS] = AM_REGION_SCALARS,
-                                          [AM_LIFE_CONST] = AM_REGION_CONST};
+    static const am_region_id region[] = {
+        [AM_LIFE_TRANSIENT] = AM_REGION_ARENA, [AM_LIFE_FRAME] = AM_REGION_FRAME,
+        [AM_LIFE_STEP] = AM_REGION_STEP,       [AM_LIFE_STORE] = AM_REGION_STORE,
+        [AM_LIFE_STATE] = AM_REGION_STATE,     [AM_LIFE_SCALARS] = AM_REGION_SCALARS,
+        [AM_LIFE_CONST] = AM_REGION_CONST};
     am_prog_tensor t = {.region = AM_REGION_COUNT, .value = -1};
     if (value < 0) return t;
     const am_value *v = &g->values[value];
@@ -80,7 +85,9 @@ static am_prog_tensor operand(const am_graph *g, int value, am_view view)
 
 static int64_t tensor_bytes(const am_prog_tensor *t)
 {
-    return t->region == AM_REGION_COUNT ? 0 : am_tensor_elements(&t->shape) * (int64_t)am_dtype_bytes(t->shape.dtype);
+    return t->region == AM_REGION_COUNT
+               ? 0
+               : am_tensor_elements(&t->shape) * (int64_t)am_dtype_bytes(t->shape.dtype);
 }
 
 static am_status set_workspace(const am_compile *c, am_prog_op *op)
@@ -92,7 +99,8 @@ static am_status set_workspace(const am_compile *c, am_prog_op *op)
         AM_CHECK(k, AM_ERR_INTERNAL, "the backend has no kernel %s", op->def->kernel);
     }
     if (!k || !k->workspace) goto done;
-    am_kernel_call call = {.attrs = &op->attrs, .num_in = op->num_in, .num_out = op->num_out, .threads = c->o->threads};
+    am_kernel_call call = {
+        .attrs = &op->attrs, .num_in = op->num_in, .num_out = op->num_out, .threads = c->o->threads};
     for (int i = 0; i < op->num_in; i++) call.in[i] = op->in[i].shape;
     for (int i = 0; i < op->num_out; i++) call.out[i] = op->out[i].shape;
     op->workspace_bytes = k->workspace(&call);
@@ -104,8 +112,18 @@ static am_status emit_op(am_compile *c, const am_node *x, am_segment *s)
 {
     am_status st = AM_OK;
     am_prog_op *op = &s->op[s->num_ops++];
-    *op = (am_prog_op){.def = x->def, .attrs = x->attrs, .num_in = x->num_in, .num_out = x->num_out, .queue = x->queue, .acc = x->acc,
-                       .when = x->when, .phase = x->phase, .layer = x->layer, .id = x->id, .group = x->group, .slot = -1};
+    *op = (am_prog_op){.def = x->def,
+                       .attrs = x->attrs,
+                       .num_in = x->num_in,
+                       .num_out = x->num_out,
+                       .queue = x->queue,
+                       .acc = x->acc,
+                       .when = x->when,
+                       .phase = x->phase,
+                       .layer = x->layer,
+                       .id = x->id,
+                       .group = x->group,
+                       .slot = -1};
     snprintf(op->label, sizeof op->label, "%s layer %d", x->def->name, x->layer);
     for (int i = 0; i < x->num_in; i++) {
         op->in[i] = operand(c->g, x->in[i], x->def->view_in[i]);
@@ -117,7 +135,8 @@ static am_status emit_op(am_compile *c, const am_node *x, am_segment *s)
     }
     if (x->def->flops) op->flops = x->def->flops(c->g, x);
     if (x->group) {
-        int64_t parts = strcmp(x->def->name, "all_gather") == 0 ? 1 : am_mesh_group_size(&c->o->mesh, x->group);
+        int64_t parts =
+            strcmp(x->def->name, "all_gather") == 0 ? 1 : am_mesh_group_size(&c->o->mesh, x->group);
         op->piece_bytes = tensor_bytes(&op->in[0]) / parts;
         op->slot = s->num_comm++;
     }

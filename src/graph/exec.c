@@ -1,6 +1,7 @@
-/* exec.c: runs programs.  Everything is bound before the first step: regions allocated, kernels looked up, operands resolved to
- * addresses.  The executor knows queues, waits and frames; it knows no layer, no weights and no parallelism.
- * Communication is started where its operator stands and waited for where another operator says so, or at the segment's end. */
+/* exec.c: runs programs.  Everything is bound before the first step: regions allocated, kernels looked up,
+ * operands resolved to addresses.  The executor knows queues, waits and frames; it knows no layer, no weights
+ * and no parallelism. Communication is started where its operator stands and waited for where another
+ * operator says so, or at the segment's end. */
 #include "graph/pass.h"
 
 #include <math.h>
@@ -9,41 +10,47 @@
 enum { AM_GROUPS = 1 << AM_MESH_DIM_COUNT };
 
 typedef struct am_bound_op {
-    am_kernel_fn    fn;
+    am_kernel_fn fn;
     am_kernel_call *call; /* by frame */
-    int             in_group; /* communication: number within its group in this segment */
-    double          seconds;
-    int64_t         runs;
+    int in_group;         /* communication: number within its group in this segment */
+    double seconds;
+    int64_t runs;
 } am_bound_op;
 
 typedef struct am_bound_segment {
     am_bound_op *op;
-    int          per_group[AM_GROUPS]; /* collectives of each group */
+    int per_group[AM_GROUPS]; /* collectives of each group */
 } am_bound_segment;
 
 typedef struct am_bound {
     const am_program *p;
     am_bound_segment *segment;
-    am_region         constant, state;
-    int64_t          *frame_tokens; /* actual N of each frame */
+    am_region constant, state;
+    int64_t *frame_tokens; /* actual N of each frame */
 } am_bound;
 
 struct am_exec {
     am_device *d;
-    am_comm   *c;
+    am_comm *c;
     am_exec_options options;
-    am_bound  *bound;
-    int        num_programs;
-    am_region  shared[AM_REGION_COUNT]; /* STORE, SCALARS, STEP, FRAME, ARENA */
-    int64_t    sequence[AM_GROUPS];
-    int       *issued; /* shuffling: operators already issued in the segment at hand */
-    int        max_ops;
-    uint64_t   shuffles;
+    am_bound *bound;
+    int num_programs;
+    am_region shared[AM_REGION_COUNT]; /* STORE, SCALARS, STEP, FRAME, ARENA */
+    int64_t sequence[AM_GROUPS];
+    int *issued; /* shuffling: operators already issued in the segment at hand */
+    int max_ops;
+    uint64_t shuffles;
     am_exec_times times;
 };
 
-am_device *am_exec_device(const am_exec *e) { return e->d; }
-am_exec_times am_exec_time(const am_exec *e) { return e->times; }
+am_device *am_exec_device(const am_exec *e)
+{
+    return e->d;
+}
+am_exec_times am_exec_time(const am_exec *e)
+{
+    return e->times;
+}
 
 am_region am_exec_region(const am_exec *e, int program, am_region_id region)
 {
@@ -52,7 +59,8 @@ am_region am_exec_region(const am_exec *e, int program, am_region_id region)
     return e->shared[region];
 }
 
-/* ---- binding ---------------------------------------------------------------------------------------------- */
+/* ---- binding ----------------------------------------------------------------------------------------------
+ */
 
 static am_tensor bind_tensor(const am_exec *e, int program, const am_prog_tensor *t, int frame)
 {
@@ -60,7 +68,8 @@ static am_tensor bind_tensor(const am_exec *e, int program, const am_prog_tensor
     if (t->region == AM_REGION_COUNT) return x;
     x = t->shape;
     am_region r = am_exec_region(e, program, t->region);
-    int64_t frame_offset = t->region == AM_REGION_FRAME ? frame * e->bound[program].p->region_bytes[AM_REGION_FRAME] : 0;
+    int64_t frame_offset =
+        t->region == AM_REGION_FRAME ? frame * e->bound[program].p->region_bytes[AM_REGION_FRAME] : 0;
     x.data = r.device + t->offset + frame_offset;
     return x;
 }
@@ -68,10 +77,12 @@ static am_tensor bind_tensor(const am_exec *e, int program, const am_prog_tensor
 static am_status find_kernel(const am_exec *e, const am_program *p, const am_prog_op *op, am_kernel_fn *out)
 {
     am_status st = AM_OK;
-    const am_kernel *k = op->def->own_kernel.name ? &op->def->own_kernel : am_device_kernel(e->d, op->def->kernel);
+    const am_kernel *k =
+        op->def->own_kernel.name ? &op->def->own_kernel : am_device_kernel(e->d, op->def->kernel);
     AM_CHECK(k, AM_ERR_INTERNAL, "device %s has no kernel %s", am_device_name(e->d), op->def->kernel);
     *out = p->graph->compute == AM_F64 ? k->f64 : p->graph->compute == AM_BF16 && k->bf16 ? k->bf16 : k->f32;
-    AM_CHECK(*out, AM_ERR_INTERNAL, "kernel %s is not offered in %s", k->name, am_dtype_name(p->graph->compute));
+    AM_CHECK(*out, AM_ERR_INTERNAL, "kernel %s is not offered in %s", k->name,
+             am_dtype_name(p->graph->compute));
 done:
     return st;
 }
@@ -84,9 +95,13 @@ static am_status bind_op(am_exec *e, int program, const am_prog_op *op, am_bound
     if (!op->group) AM_TRY(find_kernel(e, p, op, &b->fn));
     for (int f = 0; f < p->num_frames; f++) {
         am_kernel_call *call = &b->call[f];
-        *call = (am_kernel_call){.attrs = &op->attrs, .num_in = op->num_in, .num_out = op->num_out, .threads = am_device_threads(e->d),
+        *call = (am_kernel_call){.attrs = &op->attrs,
+                                 .num_in = op->num_in,
+                                 .num_out = op->num_out,
+                                 .threads = am_device_threads(e->d),
                                  .workspace = e->shared[AM_REGION_ARENA].device + op->workspace_offset,
-                                 .workspace_bytes = op->workspace_bytes, .id = op->id};
+                                 .workspace_bytes = op->workspace_bytes,
+                                 .id = op->id};
         for (int i = 0; i < op->num_in; i++) call->in[i] = bind_tensor(e, program, &op->in[i], f);
         for (int i = 0; i < op->num_out; i++) call->out[i] = bind_tensor(e, program, &op->out[i], f);
     }
@@ -136,27 +151,31 @@ done:
 
 static am_status alloc_regions(am_exec *e)
 {
-    static const am_region_id shared[] = {AM_REGION_STORE, AM_REGION_SCALARS, AM_REGION_STEP, AM_REGION_FRAME, AM_REGION_ARENA};
+    static const am_region_id shared[] = {AM_REGION_STORE, AM_REGION_SCALARS, AM_REGION_STEP, AM_REGION_FRAME,
+                                          AM_REGION_ARENA};
     am_status st = AM_OK;
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
         int64_t most = 64;
         for (int k = 0; k < e->num_programs; k++) {
             const am_program *p = e->bound[k].p;
-            most = am_max_i64(most, p->region_bytes[shared[i]] * (shared[i] == AM_REGION_FRAME ? p->num_frames : 1));
+            most = am_max_i64(most, p->region_bytes[shared[i]] *
+                                        (shared[i] == AM_REGION_FRAME ? p->num_frames : 1));
         }
         AM_TRY(am_device_alloc(e->d, (size_t)most, am_region_name(shared[i]), &e->shared[shared[i]]));
     }
     for (int k = 0; k < e->num_programs; k++) {
         const int64_t *bytes = e->bound[k].p->region_bytes;
-        AM_TRY(am_device_alloc(e->d, (size_t)am_max_i64(bytes[AM_REGION_CONST], 64), "const", &e->bound[k].constant));
-        AM_TRY(am_device_alloc(e->d, (size_t)am_max_i64(bytes[AM_REGION_STATE], 64), "state", &e->bound[k].state));
+        AM_TRY(am_device_alloc(e->d, (size_t)am_max_i64(bytes[AM_REGION_CONST], 64), "const",
+                               &e->bound[k].constant));
+        AM_TRY(am_device_alloc(e->d, (size_t)am_max_i64(bytes[AM_REGION_STATE], 64), "state",
+                               &e->bound[k].state));
     }
 done:
     return st;
 }
 
-am_status am_exec_create(am_device *d, am_comm *c, am_program *const *programs, int num_programs, const am_exec_options *options,
-                         am_exec **out)
+am_status am_exec_create(am_device *d, am_comm *c, am_program *const *programs, int num_programs,
+                         const am_exec_options *options, am_exec **out)
 {
     am_status st = AM_OK;
     am_exec *e = NULL;
@@ -187,7 +206,8 @@ void am_exec_free(am_exec **pe)
     for (int k = 0; e->bound && k < e->num_programs; k++) {
         am_bound *b = &e->bound[k];
         for (int s = 0; b->segment && s < b->p->num_segments; s++) {
-            for (int i = 0; b->segment[s].op && i < b->p->segment[s].num_ops; i++) am_free(&b->segment[s].op[i].call);
+            for (int i = 0; b->segment[s].op && i < b->p->segment[s].num_ops; i++)
+                am_free(&b->segment[s].op[i].call);
             am_free(&b->segment[s].op);
         }
         am_free(&b->segment);
@@ -201,9 +221,11 @@ void am_exec_free(am_exec **pe)
     am_free(pe);
 }
 
-/* ---- reading and writing ------------------------------------------------------------------------------------- */
+/* ---- reading and writing
+ * ------------------------------------------------------------------------------------- */
 
-am_status am_exec_write_input(am_exec *e, int program, int frame, const char *name, const void *data, int64_t elements)
+am_status am_exec_write_input(am_exec *e, int program, int frame, const char *name, const void *data,
+                              int64_t elements)
 {
     am_status st = AM_OK;
     const am_program *p = e->bound[program].p;
@@ -211,19 +233,22 @@ am_status am_exec_write_input(am_exec *e, int program, int frame, const char *na
     if (!b) goto done; /* this program has no use for it */
     AM_ASSERT(elements <= am_tensor_elements(&b->tensor.shape));
     size_t offset = (size_t)(b->tensor.offset + frame * p->region_bytes[AM_REGION_FRAME]);
-    AM_TRY(am_device_write(e->d, &e->shared[AM_REGION_FRAME], offset, data, (size_t)elements * sizeof(int32_t)));
+    AM_TRY(
+        am_device_write(e->d, &e->shared[AM_REGION_FRAME], offset, data, (size_t)elements * sizeof(int32_t)));
 done:
     return st;
 }
 
 am_status am_exec_set_scalar(am_exec *e, am_scalar s, double value)
 {
-    return am_device_write(e->d, &e->shared[AM_REGION_SCALARS], (size_t)s * sizeof value, &value, sizeof value);
+    return am_device_write(e->d, &e->shared[AM_REGION_SCALARS], (size_t)s * sizeof value, &value,
+                           sizeof value);
 }
 
 am_status am_exec_get_scalar(am_exec *e, am_scalar s, double *value)
 {
-    return am_device_read(e->d, &e->shared[AM_REGION_SCALARS], (size_t)s * sizeof *value, value, sizeof *value);
+    return am_device_read(e->d, &e->shared[AM_REGION_SCALARS], (size_t)s * sizeof *value, value,
+                          sizeof *value);
 }
 
 am_status am_exec_read_logits(am_exec *e, int program, int frame, float *out, int64_t elements)
@@ -234,7 +259,8 @@ am_status am_exec_read_logits(am_exec *e, int program, int frame, float *out, in
     void *raw = NULL;
     AM_ASSERT(t->region == AM_REGION_FRAME || t->region == AM_REGION_STEP);
     size_t bytes = (size_t)elements * am_dtype_bytes(t->shape.dtype);
-    size_t offset = (size_t)(t->offset + (t->region == AM_REGION_FRAME ? frame * p->region_bytes[AM_REGION_FRAME] : 0));
+    size_t offset =
+        (size_t)(t->offset + (t->region == AM_REGION_FRAME ? frame * p->region_bytes[AM_REGION_FRAME] : 0));
     AM_TRY(am_calloc(bytes, 1, &raw));
     AM_TRY(am_device_read(e->d, &e->shared[t->region], offset, raw, bytes));
     AM_TRY(am_convert(raw, t->shape.dtype, out, AM_F32, elements));
@@ -243,13 +269,15 @@ done:
     return st;
 }
 
-static am_status slot_offset(const am_exec *e, int unit, int role, int64_t begin, int64_t count, size_t *offset, size_t *bytes)
+static am_status slot_offset(const am_exec *e, int unit, int role, int64_t begin, int64_t count,
+                             size_t *offset, size_t *bytes)
 {
     am_status st = AM_OK;
     const am_store_layout *s = &e->bound[0].p->store;
     const am_unit *u = &s->unit[unit];
     int64_t base = role == 0 ? u->store_master : role == 1 ? u->store_m : u->store_v;
-    AM_ASSERT(unit >= 0 && unit < s->num_units && base >= 0 && begin >= 0 && begin + count <= u->shard_elements);
+    AM_ASSERT(unit >= 0 && unit < s->num_units && base >= 0 && begin >= 0 &&
+              begin + count <= u->shard_elements);
     *offset = (size_t)base + (size_t)begin * am_dtype_bytes(s->dtype);
     *bytes = (size_t)count * am_dtype_bytes(s->dtype);
 done:
@@ -283,25 +311,28 @@ am_status am_exec_read_gradient(am_exec *e, int program, int unit, int64_t begin
     const am_prog_tensor *t = &p->unit_grad[unit];
     size_t size = am_dtype_bytes(p->store.dtype);
     AM_ASSERT(t->region == AM_REGION_STEP && begin + count <= p->store.unit[unit].shard_elements);
-    AM_TRY(am_device_read(e->d, &e->shared[AM_REGION_STEP], (size_t)t->offset + (size_t)begin * size, out, (size_t)count * size));
+    AM_TRY(am_device_read(e->d, &e->shared[AM_REGION_STEP], (size_t)t->offset + (size_t)begin * size, out,
+                          (size_t)count * size));
 done:
     return st;
 }
 
-/* ---- running -------------------------------------------------------------------------------------------------- */
+/* ---- running
+ * -------------------------------------------------------------------------------------------------- */
 
 typedef struct am_running {
-    am_exec                 *e;
-    const am_bound          *b;
-    const am_segment        *s;
-    am_bound_segment        *bs;
+    am_exec *e;
+    const am_bound *b;
+    const am_segment *s;
+    am_bound_segment *bs;
     const am_schedule_entry *entry;
-    int                      waited[AM_QUEUE_COUNT]; /* operators of each communication queue up to here are complete */
+    int waited[AM_QUEUE_COUNT]; /* operators of each communication queue up to here are complete */
 } am_running;
 
 static bool runs(const am_prog_op *op, const am_schedule_entry *entry)
 {
-    return op->when == AM_WHEN_ALWAYS || (op->when == AM_WHEN_FIRST && entry->first) || (op->when == AM_WHEN_LAST && entry->last);
+    return op->when == AM_WHEN_ALWAYS || (op->when == AM_WHEN_FIRST && entry->first) ||
+           (op->when == AM_WHEN_LAST && entry->last);
 }
 
 /* Complete every communication of target's queue up to and including it. */
@@ -309,10 +340,12 @@ static am_status wait_for(am_running *r, int target)
 {
     am_status st = AM_OK;
     am_queue q = r->s->op[target].queue;
-    if (q == AM_QUEUE_COMPUTE || target <= r->waited[q]) goto done; /* compute is complete when the next operator is issued */
+    if (q == AM_QUEUE_COMPUTE || target <= r->waited[q])
+        goto done; /* compute is complete when the next operator is issued */
     double start = am_now();
     for (int i = r->waited[q] + 1; i <= target; i++)
-        if (r->s->op[i].queue == q && r->s->op[i].group && runs(&r->s->op[i], r->entry)) AM_TRY(am_comm_wait(r->e->c, r->s->op[i].slot));
+        if (r->s->op[i].queue == q && r->s->op[i].group && runs(&r->s->op[i], r->entry))
+            AM_TRY(am_comm_wait(r->e->c, r->s->op[i].slot));
     r->waited[q] = target;
     r->e->times.wait += am_now() - start;
 done:
@@ -323,9 +356,15 @@ static am_status start_comm(am_running *r, int i)
 {
     const am_prog_op *op = &r->s->op[i];
     const am_kernel_call *call = &r->bs->op[i].call[r->entry->frame];
-    am_comm_request q = {.kind = strcmp(op->def->name, "all_gather") == 0 ? AM_COMM_ALL_GATHER : AM_COMM_EXCHANGE, .group = op->group,
-                         .sequence = r->e->sequence[op->group] + r->bs->op[i].in_group, .name = op->label, .send = call->in[0].data,
-                         .recv = call->out[0].data, .bytes = (size_t)op->piece_bytes, .slot = op->slot};
+    am_comm_request q = {.kind =
+                             strcmp(op->def->name, "all_gather") == 0 ? AM_COMM_ALL_GATHER : AM_COMM_EXCHANGE,
+                         .group = op->group,
+                         .sequence = r->e->sequence[op->group] + r->bs->op[i].in_group,
+                         .name = op->label,
+                         .send = call->in[0].data,
+                         .recv = call->out[0].data,
+                         .bytes = (size_t)op->piece_bytes,
+                         .slot = op->slot};
     return am_comm_start(r->e->c, &q);
 }
 
@@ -362,8 +401,10 @@ static am_status issue(am_running *r, int i)
     const am_prog_op *op = &r->s->op[i];
     if (!runs(op, r->entry)) goto done;
     for (int w = 0; w < op->num_waits; w++) AM_TRY(wait_for(r, op->wait[w]));
-    if (op->group) AM_TRY(start_comm(r, i));
-    else AM_TRY(run_kernel(r, i));
+    if (op->group)
+        AM_TRY(start_comm(r, i));
+    else
+        AM_TRY(run_kernel(r, i));
     r->bs->op[i].runs++;
     r->e->times.operators++;
 done:
@@ -404,11 +445,16 @@ static void poison(am_running *r)
     if (r->entry->feed) memset(frame.device + (size_t)r->entry->frame * bytes, 0xff, bytes);
 }
 
-static am_status run_entry(am_exec *e, int program, const am_schedule_entry *entry, am_feed_fn feed, void *context)
+static am_status run_entry(am_exec *e, int program, const am_schedule_entry *entry, am_feed_fn feed,
+                           void *context)
 {
     am_status st = AM_OK;
     am_bound *b = &e->bound[program];
-    am_running r = {.e = e, .b = b, .s = &b->p->segment[entry->segment], .bs = &b->segment[entry->segment], .entry = entry};
+    am_running r = {.e = e,
+                    .b = b,
+                    .s = &b->p->segment[entry->segment],
+                    .bs = &b->segment[entry->segment],
+                    .entry = entry};
     for (int q = 0; q < AM_QUEUE_COUNT; q++) r.waited[q] = -1;
     if (e->options.poison) poison(&r);
     if (entry->feed) {
@@ -416,7 +462,8 @@ static am_status run_entry(am_exec *e, int program, const am_schedule_entry *ent
         AM_TRY(feed(context, e, program, entry->micro_batch, entry->frame, &b->frame_tokens[entry->frame]));
         AM_ASSERT(b->frame_tokens[entry->frame] > 0 && b->frame_tokens[entry->frame] <= b->p->tokens);
     }
-    if (b->frame_tokens[entry->frame] == 0) b->frame_tokens[entry->frame] = b->p->tokens; /* PRE of the first step */
+    if (b->frame_tokens[entry->frame] == 0)
+        b->frame_tokens[entry->frame] = b->p->tokens; /* PRE of the first step */
     if (e->options.shuffle_seed) AM_TRY(issue_shuffled(&r));
     for (int i = 0; !e->options.shuffle_seed && i < r.s->num_ops; i++) AM_TRY(issue(&r, i));
     for (int i = r.s->num_ops - 1; i >= 0; i--)
@@ -435,7 +482,8 @@ done:
     return st;
 }
 
-/* ---- profile ----------------------------------------------------------------------------------------------------- */
+/* ---- profile
+ * ----------------------------------------------------------------------------------------------------- */
 
 am_status am_exec_print_profile(const am_exec *e, int program, am_str *out)
 {
@@ -443,7 +491,8 @@ am_status am_exec_print_profile(const am_exec *e, int program, am_str *out)
     const am_bound *b = &e->bound[program];
     const am_op_def *seen[256];
     int num_seen = 0;
-    AM_TRY(am_str_printf(out, "%-16s %8s %10s %12s %10s %10s\n", "operator", "calls", "seconds", "GFLOP", "GFLOP/s", "GB/s"));
+    AM_TRY(am_str_printf(out, "%-16s %8s %10s %12s %10s %10s\n", "operator", "calls", "seconds", "GFLOP",
+                         "GFLOP/s", "GB/s"));
     for (int pass = 0; pass < b->p->num_segments; pass++)
         for (int n = 0; n < b->p->segment[pass].num_ops; n++) {
             const am_op_def *def = b->p->segment[pass].op[n].def;
@@ -462,8 +511,9 @@ am_status am_exec_print_profile(const am_exec *e, int program, am_str *out)
                     flops += (double)x->runs * (double)b->p->segment[k].op[i].flops;
                     bytes += (double)x->runs * (double)b->p->segment[k].op[i].bytes;
                 }
-            AM_TRY(am_str_printf(out, "%-16s %8" PRId64 " %10.4f %12.3f %10.1f %10.2f\n", def->name, calls, seconds, flops * 1e-9,
-                                 seconds > 0 ? flops * 1e-9 / seconds : 0, seconds > 0 ? bytes * 1e-9 / seconds : 0));
+            AM_TRY(am_str_printf(out, "%-16s %8" PRId64 " %10.4f %12.3f %10.1f %10.2f\n", def->name, calls,
+                                 seconds, flops * 1e-9, seconds > 0 ? flops * 1e-9 / seconds : 0,
+                                 seconds > 0 ? bytes * 1e-9 / seconds : 0));
         }
 done:
     return st;

@@ -1,6 +1,6 @@
-/* graph.c: building and looking at the middle representation.  Values and nodes are rows of two growing arrays; strings and
- * layouts live in an arena that goes with the graph.  Order of nodes is the order of emission; passes that reorder call
- * am_graph_reorder. */
+/* graph.c: building and looking at the middle representation.  Values and nodes are rows of two growing
+ * arrays; strings and layouts live in an arena that goes with the graph.  Order of nodes is the order of
+ * emission; passes that reorder call am_graph_reorder. */
 #include "graph/graph_internal.h"
 
 #include <stdlib.h>
@@ -92,14 +92,18 @@ am_dim am_dim_number(int64_t size)
     return am_dim_make(name, AM_ROLE_NONE, size);
 }
 
-am_dim am_dim_tokens(const am_graph *g) { return am_dim_make("N", AM_ROLE_TOKENS, g->rows * g->seq_len); }
+am_dim am_dim_tokens(const am_graph *g)
+{
+    return am_dim_make("N", AM_ROLE_TOKENS, g->rows * g->seq_len);
+}
 
-am_status am_graph_value(am_graph *g, const char *name, am_dtype dtype, int rank, const am_dim *dims, int *out)
+am_status am_graph_value(am_graph *g, const char *name, am_dtype dtype, int rank, const am_dim *dims,
+                         int *out)
 {
     am_status st = AM_OK;
     AM_ASSERT(rank >= 0 && rank <= AM_MAX_RANK);
     am_dim copy[AM_MAX_RANK]; /* dims and name may point into the array that grows */
-    char   label[sizeof g->values->name];
+    char label[sizeof g->values->name];
     for (int i = 0; i < rank; i++) copy[i] = dims[i];
     snprintf(label, sizeof label, "%s", name);
     AM_TRY(am_grow(&g->values, &g->cap_values, g->num_values + 1, sizeof *g->values));
@@ -122,7 +126,8 @@ am_status am_graph_value_like(am_graph *g, const char *name, int like, am_dtype 
     return am_graph_value(g, name, dtype, v.rank, v.dim, out);
 }
 
-am_status am_graph_subvalue(am_graph *g, const char *name, int root, int64_t offset, int rank, const am_dim *dims, int *out)
+am_status am_graph_subvalue(am_graph *g, const char *name, int root, int64_t offset, int rank,
+                            const am_dim *dims, int *out)
 {
     am_status st = AM_OK;
     AM_TRY(am_graph_value(g, name, g->values[root].dtype, rank, dims, out));
@@ -141,8 +146,8 @@ am_status am_graph_reshape(am_graph *g, int value, int rank, const am_dim *dims,
     am_status st = AM_OK;
     int64_t n = 1;
     for (int i = 0; i < rank; i++) n *= dims[i].local;
-    AM_CHECK(n == am_value_elements(&g->values[value]), AM_ERR_SHAPE, "a view of %" PRId64 " elements onto %s", n,
-             g->values[value].name);
+    AM_CHECK(n == am_value_elements(&g->values[value]), AM_ERR_SHAPE,
+             "a view of %" PRId64 " elements onto %s", n, g->values[value].name);
     char name[48];
     snprintf(name, sizeof name, "%s", g->values[value].name);
     AM_TRY(am_graph_subvalue(g, name, value, 0, rank, dims, out));
@@ -152,13 +157,15 @@ done:
 
 am_status am_graph_input(am_graph *g, const char *name, int *out)
 {
-    static const char *const known[] = {"ids", "pos", "index", "doc_start", "labels", "k_index", "slots", "rows", "token"};
+    static const char *const known[] = {"ids",     "pos",   "index", "doc_start", "labels",
+                                        "k_index", "slots", "rows",  "token"};
     am_status st = AM_OK;
     bool ok = false;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) ok = ok || strcmp(known[i], name) == 0;
     AM_ASSERT(ok);
     for (size_t i = 0; i < g->num_values; i++)
-        if (g->values[i].life == AM_LIFE_FRAME && g->values[i].producer < 0 && strcmp(g->values[i].name, name) == 0) {
+        if (g->values[i].life == AM_LIFE_FRAME && g->values[i].producer < 0 &&
+            strcmp(g->values[i].name, name) == 0) {
             *out = (int)i;
             goto done;
         }
@@ -258,13 +265,19 @@ const am_op_def *am_graph_find_op(const am_graph *g, const char *name)
     return am_op_find(name);
 }
 
-am_status am_graph_emit(am_graph *g, const char *op, const int *in, int num_in, const am_attrs *attrs, am_acc acc, int *out,
-                        int *node)
+am_status am_graph_emit(am_graph *g, const char *op, const int *in, int num_in, const am_attrs *attrs,
+                        am_acc acc, int *out, int *node)
 {
     static const am_attrs none = {0};
     am_status st = AM_OK;
-    am_node n = {.def = am_graph_find_op(g, op), .attrs = attrs ? *attrs : none, .num_in = num_in, .layer = g->layer,
-                 .phase = g->phase, .acc = acc, .line = g->line, .column = g->column};
+    am_node n = {.def = am_graph_find_op(g, op),
+                 .attrs = attrs ? *attrs : none,
+                 .num_in = num_in,
+                 .layer = g->layer,
+                 .phase = g->phase,
+                 .acc = acc,
+                 .line = g->line,
+                 .column = g->column};
     AM_CHECK(n.def, AM_ERR_CARD, "there is no operator named %s", op);
     AM_ASSERT(num_in <= AM_MAX_IN);
     for (int i = 0; i < AM_MAX_IN; i++) n.in[i] = i < num_in ? in[i] : -1;
@@ -273,9 +286,11 @@ am_status am_graph_emit(am_graph *g, const char *op, const int *in, int num_in, 
     n.id = g->next_id++;
     AM_TRY(am_grow(&g->nodes, &g->cap_nodes, g->num_nodes + 1, sizeof *g->nodes));
     for (int i = 0; i < n.num_out; i++)
-        if (n.out[i] >= 0 && g->values[n.out[i]].producer < 0) g->values[n.out[i]].producer = (int)g->num_nodes;
+        if (n.out[i] >= 0 && g->values[n.out[i]].producer < 0)
+            g->values[n.out[i]].producer = (int)g->num_nodes;
     for (int i = 0; i < num_in; i++)
-        if (in[i] >= 0 && g->values[in[i]].param >= 0 && g->phase == AM_PHASE_F) g->params[g->values[in[i]].param].uses++;
+        if (in[i] >= 0 && g->values[in[i]].param >= 0 && g->phase == AM_PHASE_F)
+            g->params[g->values[in[i]].param].uses++;
     for (int i = 0; out && i < n.num_out; i++) out[i] = n.out[i];
     if (node) *node = (int)g->num_nodes;
     g->nodes[g->num_nodes++] = n;
@@ -283,7 +298,8 @@ done:
     return st;
 }
 
-am_status am_graph_apply(am_graph *g, const char *op, const int *in, int num_in, const am_attrs *attrs, int *out)
+am_status am_graph_apply(am_graph *g, const char *op, const int *in, int num_in, const am_attrs *attrs,
+                         int *out)
 {
     int outs[AM_MAX_OUT] = {-1, -1, -1, -1};
     am_status st = am_graph_emit(g, op, in, num_in, attrs, AM_ACC_NO, outs, NULL);
@@ -326,14 +342,38 @@ done:
     return st;
 }
 
-void am_graph_set_layers(am_graph *g, int num_layers) { g->num_layers = num_layers; }
-int am_graph_num_values(const am_graph *g) { return (int)g->num_values; }
-int am_graph_num_nodes(const am_graph *g) { return (int)g->num_nodes; }
-int am_graph_num_params(const am_graph *g) { return (int)g->num_params; }
-int am_graph_num_layers(const am_graph *g) { return g->num_layers; }
-am_value *am_graph_value_at(am_graph *g, int value) { return &g->values[value]; }
-am_node *am_graph_node_at(am_graph *g, int node) { return &g->nodes[node]; }
-am_param *am_graph_param_at(am_graph *g, int param) { return &g->params[param]; }
+void am_graph_set_layers(am_graph *g, int num_layers)
+{
+    g->num_layers = num_layers;
+}
+int am_graph_num_values(const am_graph *g)
+{
+    return (int)g->num_values;
+}
+int am_graph_num_nodes(const am_graph *g)
+{
+    return (int)g->num_nodes;
+}
+int am_graph_num_params(const am_graph *g)
+{
+    return (int)g->num_params;
+}
+int am_graph_num_layers(const am_graph *g)
+{
+    return g->num_layers;
+}
+am_value *am_graph_value_at(am_graph *g, int value)
+{
+    return &g->values[value];
+}
+am_node *am_graph_node_at(am_graph *g, int node)
+{
+    return &g->nodes[node];
+}
+am_param *am_graph_param_at(am_graph *g, int param)
+{
+    return &g->params[param];
+}
 
 int64_t am_value_elements(const am_value *v)
 {
@@ -357,8 +397,10 @@ static am_status print_value(const am_graph *g, int v, am_str *out)
         goto done;
     }
     const am_value *x = &g->values[v];
-    if (x->param >= 0) AM_TRY(am_str_printf(out, "%s", x->name));
-    else AM_TRY(am_str_printf(out, "%s.%d", x->name, v));
+    if (x->param >= 0)
+        AM_TRY(am_str_printf(out, "%s", x->name));
+    else
+        AM_TRY(am_str_printf(out, "%s.%d", x->name, v));
     AM_TRY(am_str_printf(out, "["));
     for (int i = 0; i < x->rank; i++)
         AM_TRY(am_str_printf(out, "%s%s%s%" PRId64, i ? " " : "", x->dim[i].role ? x->dim[i].name : "",

@@ -1,6 +1,7 @@
-/* memory.c: values → region and offset.  ARENA is reused by happens-before: u's bytes may become v's only when every operator that
- * touches u is ordered before the first that touches v (waits.c), never because it stands earlier in the list.  Placement is greedy by
- * size: the largest first, each at the lowest offset free of values it may not share with. */
+/* memory.c: values → region and offset.  ARENA is reused by happens-before: u's bytes may become v's only
+ * when every operator that touches u is ordered before the first that touches v (waits.c), never because it
+ * stands earlier in the list.  Placement is greedy by size: the largest first, each at the lowest offset free
+ * of values it may not share with. */
 #include "graph/pass.h"
 
 #include <stdlib.h>
@@ -10,18 +11,20 @@ enum { ALIGN = 64 };
 
 typedef struct am_span { /* something that needs bytes in the arena of one segment */
     int64_t bytes, offset;
-    int     first;                 /* operator that touches it first */
-    int     last[AM_QUEUE_COUNT];  /* number of the last operator of each queue that touches it; 0: none */
-    int     root;                  /* value, or -1: workspace of operator `first` */
+    int first;                /* operator that touches it first */
+    int last[AM_QUEUE_COUNT]; /* number of the last operator of each queue that touches it; 0: none */
+    int root;                 /* value, or -1: workspace of operator `first` */
 } am_span;
 
 static int64_t root_bytes(const am_graph *g, int root)
 {
-    return am_round_up(am_value_elements(&g->values[root]) * (int64_t)am_dtype_bytes(g->values[root].dtype), ALIGN);
+    return am_round_up(am_value_elements(&g->values[root]) * (int64_t)am_dtype_bytes(g->values[root].dtype),
+                       ALIGN);
 }
 
 /* Output 0 takes over an input that dies here: same bytes, both transient, nobody else still needs it. */
-static void merge_inplace(am_program *p, const am_segment *s, const am_order *o, int i, const int (*last)[AM_QUEUE_COUNT])
+static void merge_inplace(am_program *p, const am_segment *s, const am_order *o, int i,
+                          const int (*last)[AM_QUEUE_COUNT])
 {
     const am_prog_op *op = &s->op[i];
     am_graph *g = p->graph;
@@ -35,7 +38,8 @@ static void merge_inplace(am_program *p, const am_segment *s, const am_order *o,
         if (last[a][q] > limit) return;
     }
     for (int k = 0; k < op->num_in; k++) /* the other operands may not be the same memory */
-        if (k != op->def->inplace_in - 1 && op->in[k].value >= 0 && g->values[op->in[k].value].root == a) return;
+        if (k != op->def->inplace_in - 1 && op->in[k].value >= 0 && g->values[op->in[k].value].root == a)
+            return;
     for (size_t v = 0; v < g->num_values; v++)
         if (g->values[v].root == b) {
             g->values[v].root = a;
@@ -47,7 +51,8 @@ static void touch_last(const am_graph *g, const am_segment *s, const am_order *o
 {
     for (int i = 0; i < s->num_ops; i++)
         for (int k = 0; k < s->op[i].num_in + s->op[i].num_out; k++) {
-            const am_prog_tensor *t = k < s->op[i].num_in ? &s->op[i].in[k] : &s->op[i].out[k - s->op[i].num_in];
+            const am_prog_tensor *t =
+                k < s->op[i].num_in ? &s->op[i].in[k] : &s->op[i].out[k - s->op[i].num_in];
             if (t->value >= 0) last[g->values[t->value].root][s->op[i].queue] = o->number[i];
         }
 }
@@ -56,12 +61,12 @@ static am_status alias_outputs(am_program *p, const am_segment *s, const am_orde
 {
     am_status st = AM_OK;
     am_graph *g = p->graph;
-    int (*last)[AM_QUEUE_COUNT] = NULL;
+    int(*last)[AM_QUEUE_COUNT] = NULL;
     AM_TRY(am_calloc(g->num_values + 1, sizeof *last, &last));
     touch_last(g, s, o, last);
     for (int i = s->num_ops - 1; i >= 0; i--) {
         int b = s->op[i].num_out && s->op[i].out[0].value >= 0 ? g->values[s->op[i].out[0].value].root : -1;
-        merge_inplace(p, s, o, i, (const int (*)[AM_QUEUE_COUNT])last);
+        merge_inplace(p, s, o, i, (const int(*)[AM_QUEUE_COUNT])last);
         int a = b >= 0 ? g->values[b].root : -1;
         for (int q = 0; a != b && q < AM_QUEUE_COUNT; q++)
             if (last[b][q] > last[a][q]) last[a][q] = last[b][q];
@@ -71,7 +76,8 @@ done:
     return st;
 }
 
-static am_status collect(const am_program *p, const am_segment *s, const am_order *o, am_span **out, size_t *count)
+static am_status collect(const am_program *p, const am_segment *s, const am_order *o, am_span **out,
+                         size_t *count)
 {
     am_status st = AM_OK;
     const am_graph *g = p->graph;
@@ -87,8 +93,10 @@ static am_status collect(const am_program *p, const am_segment *s, const am_orde
             int root = k < 0 ? -1 : g->values[t->value].root;
             if (root < 0 || !where[root]) {
                 AM_TRY(am_grow(&spans, &cap, n + 1, sizeof *spans));
-                spans[n] = (am_span){.first = i, .root = root,
-                                     .bytes = k < 0 ? am_round_up((int64_t)op->workspace_bytes, ALIGN) : root_bytes(g, root)};
+                spans[n] = (am_span){.first = i,
+                                     .root = root,
+                                     .bytes = k < 0 ? am_round_up((int64_t)op->workspace_bytes, ALIGN)
+                                                    : root_bytes(g, root)};
                 n++;
                 if (root >= 0) where[root] = (int)n;
             }
@@ -120,7 +128,9 @@ static int by_size(const void *a, const void *b)
     return (x->first > y->first) - (x->first < y->first);
 }
 
-typedef struct am_hole { int64_t begin, end; } am_hole;
+typedef struct am_hole {
+    int64_t begin, end;
+} am_hole;
 
 static int by_begin(const void *a, const void *b)
 {
@@ -142,7 +152,8 @@ static am_status place_spans(const am_segment *s, const am_order *o, am_span *sp
             if (!span_before(s, o, &spans[i], &spans[j]) && !span_before(s, o, &spans[j], &spans[i]))
                 taken[m++] = (am_hole){spans[j].offset, spans[j].offset + spans[j].bytes};
         qsort(taken, m, sizeof *taken, by_begin);
-        for (size_t j = 0; j < m && taken[j].begin < at + spans[i].bytes; j++) at = am_max_i64(at, taken[j].end);
+        for (size_t j = 0; j < m && taken[j].begin < at + spans[i].bytes; j++)
+            at = am_max_i64(at, taken[j].end);
         spans[i].offset = at;
         *bytes = am_max_i64(*bytes, at + spans[i].bytes);
     }
@@ -163,8 +174,10 @@ static am_status plan_segment(am_program *p, am_segment *s)
     AM_TRY(place_spans(s, &o, spans, n, &s->arena_bytes));
     for (size_t i = 0; i < n; i++) {
         p->arena_sum += spans[i].bytes;
-        if (spans[i].root >= 0) p->graph->values[spans[i].root].offset = spans[i].offset;
-        else s->op[spans[i].first].workspace_offset = spans[i].offset;
+        if (spans[i].root >= 0)
+            p->graph->values[spans[i].root].offset = spans[i].offset;
+        else
+            s->op[spans[i].first].workspace_offset = spans[i].offset;
     }
     p->region_bytes[AM_REGION_ARENA] = am_max_i64(p->region_bytes[AM_REGION_ARENA], s->arena_bytes);
 done:

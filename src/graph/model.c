@@ -11,7 +11,8 @@ static am_status open_card(const am_hf_model *hf, const char *card, am_card **ou
     return am_card_find(NULL, card, out);
 }
 
-am_status am_model_open(const char *spec, am_hf_weights weights, const char *card, const char *const *ignore, int num_ignore, am_model **out)
+am_status am_model_open(const char *spec, am_hf_weights weights, const char *card, const char *const *ignore,
+                        int num_ignore, am_model **out)
 {
     am_status st = AM_OK;
     am_model *m = NULL;

@@ -1,5 +1,5 @@
-/* ops.c: the operator table.  One row says everything the passes know of an operator: how kernels see its operands, its
- * outputs' shapes, its gradient and its FLOPs.  The comment of each kernel stands in kernels.h.
+/* ops.c: the operator table.  One row says everything the passes know of an operator: how kernels see its
+ * operands, its outputs' shapes, its gradient and its FLOPs.  The comment of each kernel stands in kernels.h.
  * How to read: rows at the end; above them infer functions, vjp functions, FLOP counts, by family. */
 #include "graph/autodiff.h"
 #include "graph/graph_internal.h"
@@ -9,7 +9,8 @@
 #define V(i) (&g->values[n->in[i]])
 
 /* Create output i, or check the one that was given. */
-static am_status set_out(am_graph *g, am_node *n, int i, const char *name, am_dtype dtype, int rank, const am_dim *dims)
+static am_status set_out(am_graph *g, am_node *n, int i, const char *name, am_dtype dtype, int rank,
+                         const am_dim *dims)
 {
     am_status st = AM_OK;
     if (n->num_out <= i) n->num_out = i + 1;
@@ -18,8 +19,9 @@ static am_status set_out(am_graph *g, am_node *n, int i, const char *name, am_dt
     } else {
         int64_t want = 1;
         for (int k = 0; k < rank; k++) want *= dims[k].local;
-        AM_CHECK(want == am_value_elements(&g->values[n->out[i]]), AM_ERR_SHAPE, "%s: output %s has %" PRId64 " elements, not %" PRId64,
-                 n->def->name, g->values[n->out[i]].name, am_value_elements(&g->values[n->out[i]]), want);
+        AM_CHECK(want == am_value_elements(&g->values[n->out[i]]), AM_ERR_SHAPE,
+                 "%s: output %s has %" PRId64 " elements, not %" PRId64, n->def->name,
+                 g->values[n->out[i]].name, am_value_elements(&g->values[n->out[i]]), want);
     }
 done:
     return st;
@@ -35,8 +37,8 @@ static int64_t features(const am_value *v)
 static am_status want_inputs(const am_node *n, int least, int most)
 {
     am_status st = AM_OK;
-    AM_CHECK(n->num_in >= least && n->num_in <= most, AM_ERR_CARD, "%s takes %d to %d operands, not %d", n->def->name, least, most,
-             n->num_in);
+    AM_CHECK(n->num_in >= least && n->num_in <= most, AM_ERR_CARD, "%s takes %d to %d operands, not %d",
+             n->def->name, least, most, n->num_in);
 done:
     return st;
 }
@@ -55,7 +57,8 @@ static am_status infer_pair(am_graph *g, am_node *n)
 {
     am_status st = AM_OK;
     AM_TRY(want_inputs(n, 2, 2));
-    AM_CHECK(am_value_elements(V(0)) == am_value_elements(V(1)) && V(0)->dim[V(0)->rank - 1].local == V(1)->dim[V(1)->rank - 1].local,
+    AM_CHECK(am_value_elements(V(0)) == am_value_elements(V(1)) &&
+                 V(0)->dim[V(0)->rank - 1].local == V(1)->dim[V(1)->rank - 1].local,
              AM_ERR_CARD, "%s of %s and %s: their dimensions differ", n->def->name, V(0)->name, V(1)->name);
     AM_TRY(infer_like(g, n));
 done:
@@ -87,7 +90,8 @@ static am_status infer_linear(am_graph *g, am_node *n)
     AM_TRY(want_inputs(n, 2, 3));
     const am_value *x = V(0), *w = V(1);
     AM_CHECK(w->rank == 2 && features(x) == w->dim[1].local, AM_ERR_SHAPE,
-             "linear: %s has %" PRId64 " features, the weight %s takes %" PRId64, x->name, features(x), w->name, w->dim[1].local);
+             "linear: %s has %" PRId64 " features, the weight %s takes %" PRId64, x->name, features(x),
+             w->name, w->dim[1].local);
     am_dim dims[AM_MAX_RANK] = {x->dim[0]};
     int rank = 1 + output_dims(g, w, dims + 1);
     AM_TRY(set_out(g, n, 0, "linear", g->compute, rank, dims));
@@ -129,9 +133,9 @@ static am_status infer_rmsnorm(am_graph *g, am_node *n)
     am_status st = AM_OK;
     AM_TRY(want_inputs(n, 1, 2));
     am_value x = *V(0);
-    AM_CHECK(n->num_in < 2 || n->in[1] < 0 || am_value_elements(V(1)) == x.dim[x.rank - 1].local, AM_ERR_SHAPE,
-             "rmsnorm: %s ends in %" PRId64 " features, its weight has %" PRId64, x.name, x.dim[x.rank - 1].local,
-             am_value_elements(V(1)));
+    AM_CHECK(n->num_in < 2 || n->in[1] < 0 || am_value_elements(V(1)) == x.dim[x.rank - 1].local,
+             AM_ERR_SHAPE, "rmsnorm: %s ends in %" PRId64 " features, its weight has %" PRId64, x.name,
+             x.dim[x.rank - 1].local, am_value_elements(V(1)));
     AM_TRY(set_out(g, n, 0, "norm", x.dtype, x.rank, x.dim));
     AM_TRY(set_out(g, n, 1, "rstd", g->precise, x.rank - 1, x.dim));
 done:
@@ -154,7 +158,8 @@ static am_status infer_rope(am_graph *g, am_node *n)
     am_status st = AM_OK;
     AM_TRY(want_inputs(n, 3, 3));
     AM_CHECK(V(0)->rank == 3 && 2 * V(1)->dim[1].local <= V(0)->dim[2].local, AM_ERR_SHAPE,
-             "rope: %s must be [tokens, heads, width] with a width of at least %" PRId64, V(0)->name, 2 * V(1)->dim[1].local);
+             "rope: %s must be [tokens, heads, width] with a width of at least %" PRId64, V(0)->name,
+             2 * V(1)->dim[1].local);
     AM_TRY(infer_like(g, n));
 done:
     return st;
@@ -165,10 +170,12 @@ static am_status infer_attention(am_graph *g, am_node *n)
     am_status st = AM_OK;
     AM_TRY(want_inputs(n, 6, 6));
     am_value q = *V(0), k = *V(1), v = *V(2);
-    AM_CHECK(q.rank == 3 && k.rank == 3 && v.rank == 3 && q.dim[2].local == k.dim[2].local && k.dim[1].local == v.dim[1].local,
+    AM_CHECK(q.rank == 3 && k.rank == 3 && v.rank == 3 && q.dim[2].local == k.dim[2].local &&
+                 k.dim[1].local == v.dim[1].local,
              AM_ERR_SHAPE, "attention: q [N,H,d], k [N,K,d], v [N,K,dv] do not fit together");
     AM_CHECK(q.dim[1].local % k.dim[1].local == 0 || n->attrs.group > 0, AM_ERR_SHAPE,
-             "attention: %" PRId64 " query heads cannot be divided among %" PRId64 " kv heads", q.dim[1].local, k.dim[1].local);
+             "attention: %" PRId64 " query heads cannot be divided among %" PRId64 " kv heads",
+             q.dim[1].local, k.dim[1].local);
     am_dim dims[3] = {q.dim[0], q.dim[1], v.dim[2]};
     AM_TRY(set_out(g, n, 0, "attention", q.dtype, 3, dims));
     AM_TRY(set_out(g, n, 1, "lse", g->precise, 2, dims));
@@ -190,7 +197,8 @@ static am_status infer_loss_dlogp(am_graph *g, am_node *n)
     return set_out(g, n, 0, "dlogp", g->precise, 1, V(0)->dim);
 }
 
-/* ---- gradients ------------------------------------------------------------------------------------------ */
+/* ---- gradients ------------------------------------------------------------------------------------------
+ */
 
 static am_status vjp_embed(am_autodiff *ad, const am_node *n)
 {
@@ -214,7 +222,8 @@ static am_status vjp_linear(am_autodiff *ad, const am_node *n)
         AM_TRY(am_ad_emit(ad, "linear_dx", (int[]){dy, n->in[1]}, 2, NULL, AM_ACC_NO, &dx, 1));
         AM_TRY(am_ad_contribute(ad, n->in[0], dx));
     }
-    if (am_ad_wants(ad, n->in[1])) AM_TRY(am_ad_param_grad(ad, "linear_dw", (int[]){dy, n->in[0]}, 2, NULL, n->in[1], 0));
+    if (am_ad_wants(ad, n->in[1]))
+        AM_TRY(am_ad_param_grad(ad, "linear_dw", (int[]){dy, n->in[0]}, 2, NULL, n->in[1], 0));
     if (n->num_in > 2 && n->in[2] >= 0 && am_ad_wants(ad, n->in[2]))
         AM_TRY(am_ad_param_grad(ad, "bias_db", (int[]){dy}, 1, NULL, n->in[2], 0));
 done:
@@ -229,7 +238,8 @@ static am_status vjp_rmsnorm(am_autodiff *ad, const am_node *n)
     if (dy < 0) goto done;
     if (am_ad_wants(ad, n->in[0])) {
         AM_TRY(am_ad_like(ad, n->in[0], &dx));
-        AM_TRY(am_ad_emit(ad, "rmsnorm_dx", (int[]){dy, n->in[0], w, n->out[1]}, 4, &n->attrs, AM_ACC_NO, &dx, 1));
+        AM_TRY(am_ad_emit(ad, "rmsnorm_dx", (int[]){dy, n->in[0], w, n->out[1]}, 4, &n->attrs, AM_ACC_NO, &dx,
+                          1));
         AM_TRY(am_ad_contribute(ad, n->in[0], dx));
     }
     if (w >= 0 && am_ad_wants(ad, w))
@@ -278,8 +288,14 @@ static am_status vjp_unary(am_autodiff *ad, const am_node *n, const char *op)
 done:
     return st;
 }
-static am_status vjp_act(am_autodiff *ad, const am_node *n) { return vjp_unary(ad, n, "act_bwd"); }
-static am_status vjp_softcap(am_autodiff *ad, const am_node *n) { return vjp_unary(ad, n, "softcap_bwd"); }
+static am_status vjp_act(am_autodiff *ad, const am_node *n)
+{
+    return vjp_unary(ad, n, "act_bwd");
+}
+static am_status vjp_softcap(am_autodiff *ad, const am_node *n)
+{
+    return vjp_unary(ad, n, "softcap_bwd");
+}
 
 static am_status vjp_act_mul(am_autodiff *ad, const am_node *n)
 {
@@ -331,8 +347,8 @@ done:
     return st;
 }
 
-/* The gradient that arrives at lse is dlogp: log p = target - lse.  One node gives dh and dw, since both need the logits again;
- * where W runs apart there are two. */
+/* The gradient that arrives at lse is dlogp: log p = target - lse.  One node gives dh and dw, since both need
+ * the logits again; where W runs apart there are two. */
 static am_status vjp_linear_ce(am_autodiff *ad, const am_node *n)
 {
     am_status st = AM_OK;
@@ -351,7 +367,8 @@ done:
     return st;
 }
 
-/* ---- FLOPs ------------------------------------------------------------------------------------------------ */
+/* ---- FLOPs ------------------------------------------------------------------------------------------------
+ */
 
 static int64_t flops_linear(const am_graph *g, const am_node *n) /* x, w */
 {
@@ -381,9 +398,10 @@ static int64_t flops_attention_bwd(const am_graph *g, const am_node *n) /* score
     return 2 * attention_pairs(g, n, V(1)) * (3 * V(1)->dim[2].local + 2 * V(3)->dim[2].local);
 }
 
-/* ---- rows --------------------------------------------------------------------------------------------------- */
+/* ---- rows
+ * --------------------------------------------------------------------------------------------------- */
 
-#define AS AM_VIEW_AS_IS
+#define AS   AM_VIEW_AS_IS
 #define ROWS AM_VIEW_ROWS
 #define LAST AM_VIEW_LAST
 #define FLAT AM_VIEW_FLAT
@@ -400,8 +418,23 @@ static const am_op_def ops[] = {
     {"rmsnorm_dw", "rmsnorm_dw", {LAST, LAST, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}},
     {"rope_angles", "rope_angles", {AS, AS}, {AS, AS}, infer_rope_angles, NULL, NULL, 0, {0}},
     {"rope", "rope", {AS, AS, AS}, {AS}, infer_rope, vjp_rope, NULL, 1, {0}},
-    {"attention", "attention", {AS, AS, AS, AS, AS, AS}, {AS, AS}, infer_attention, vjp_attention, flops_attention, 0, {0}},
-    {"attention_bwd", "attention_bwd", {AS, AS, AS, AS, AS, AS, AS, AS, AS}, {AS, AS, AS}, infer_given, NULL, flops_attention_bwd, 0,
+    {"attention",
+     "attention",
+     {AS, AS, AS, AS, AS, AS},
+     {AS, AS},
+     infer_attention,
+     vjp_attention,
+     flops_attention,
+     0,
+     {0}},
+    {"attention_bwd",
+     "attention_bwd",
+     {AS, AS, AS, AS, AS, AS, AS, AS, AS},
+     {AS, AS, AS},
+     infer_given,
+     NULL,
+     flops_attention_bwd,
+     0,
      {0}},
     {"act", "act", {FLAT}, {FLAT}, infer_like, vjp_act, NULL, 0, {0}},
     {"act_bwd", "act_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}},
@@ -412,8 +445,24 @@ static const am_op_def ops[] = {
     {"scale", "scale", {FLAT}, {FLAT}, infer_like, vjp_scale, NULL, 0, {0}},
     {"softcap", "softcap", {FLAT}, {FLAT}, infer_like, vjp_softcap, NULL, 0, {0}},
     {"softcap_bwd", "softcap_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}},
-    {"linear_ce", "linear_ce", {ROWS, AS, AS}, {AS, AS}, infer_linear_ce, vjp_linear_ce, flops_linear, 0, {0}},
-    {"linear_ce_bwd", "linear_ce_bwd", {ROWS, AS, AS, AS, AS}, {ROWS, AS}, infer_given, NULL, flops_linear_ce_bwd, 0, {0}},
+    {"linear_ce",
+     "linear_ce",
+     {ROWS, AS, AS},
+     {AS, AS},
+     infer_linear_ce,
+     vjp_linear_ce,
+     flops_linear,
+     0,
+     {0}},
+    {"linear_ce_bwd",
+     "linear_ce_bwd",
+     {ROWS, AS, AS, AS, AS},
+     {ROWS, AS},
+     infer_given,
+     NULL,
+     flops_linear_ce_bwd,
+     0,
+     {0}},
     {"loss_sum", "loss_sum", {AS, AS, AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}},
     {"loss_dlogp", "loss_dlogp", {AS, AS}, {AS}, infer_loss_dlogp, NULL, NULL, 0, {0}},
     {"cast", "cast", {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}},

@@ -1,14 +1,15 @@
-/* optimizer.c: the end of a step as operators: sum of squares over this rank's piece of every unit, gathered over the data-parallel
- * ranks and added in rank order, the clipping factor, AdamW on the shard.  Each element is counted once: DDP and FSDP look at the
- * same pieces in the same order, so the norm is the same bits. */
+/* optimizer.c: the end of a step as operators: sum of squares over this rank's piece of every unit, gathered
+ * over the data-parallel ranks and added in rank order, the clipping factor, AdamW on the shard.  Each
+ * element is counted once: DDP and FSDP look at the same pieces in the same order, so the norm is the same
+ * bits. */
 #include "graph/pass.h"
 
 #include <string.h>
 
 /* The last transfers into a gradient are complete here: a segment ends when all its operators are. */
 
-static am_status emit_post(am_graph *g, const char *op, const int *in, int num_in, const am_attrs *attrs, am_acc acc, const int *out,
-                           int num_out, uint64_t id, int *node)
+static am_status emit_post(am_graph *g, const char *op, const int *in, int num_in, const am_attrs *attrs,
+                           am_acc acc, const int *out, int num_out, uint64_t id, int *node)
 {
     am_status st = AM_OK;
     int outs[AM_MAX_OUT] = {-1, -1, -1, -1}, made;
@@ -33,9 +34,11 @@ static am_status global_norm(am_compile *c, int scalars)
         int mine;
         if (!x->trainable) continue;
         am_dim piece = am_dim_number(x->shard_elements / c->replicas);
-        AM_TRY(am_graph_subvalue(g, "my piece", c->grad_shard[u], piece.local * c->replica_index, 1, &piece, &mine));
+        AM_TRY(am_graph_subvalue(g, "my piece", c->grad_shard[u], piece.local * c->replica_index, 1, &piece,
+                                 &mine));
         am_graph_at(g, x->layer, 0, 0);
-        AM_TRY(emit_post(g, "sumsq", &mine, 1, NULL, first ? AM_ACC_NO : AM_ACC_ALWAYS, &sum, 1, (uint64_t)u, NULL));
+        AM_TRY(emit_post(g, "sumsq", &mine, 1, NULL, first ? AM_ACC_NO : AM_ACC_ALWAYS, &sum, 1, (uint64_t)u,
+                         NULL));
         first = false;
     }
     parts = sum;
@@ -75,11 +78,16 @@ static am_status update_unit(am_compile *c, int unit, int scalars)
         begin = am_max_i64(begin, u->shard_begin);
         end = am_min_i64(end, u->shard_begin + u->shard_elements);
         if (begin < end) {
-            am_attrs attrs = {.beta1 = c->o->beta1, .beta2 = c->o->beta2, .eps = c->o->eps, .lr_mult = group.lr_mult,
-                              .weight_decay = c->o->weight_decay * group.wd_mult, .offset = begin - u->shard_begin,
+            am_attrs attrs = {.beta1 = c->o->beta1,
+                              .beta2 = c->o->beta2,
+                              .eps = c->o->eps,
+                              .lr_mult = group.lr_mult,
+                              .weight_decay = c->o->weight_decay * group.wd_mult,
+                              .offset = begin - u->shard_begin,
                               .count = end - begin};
             int in[5] = {scalars, c->grad_shard[unit], c->master[unit], c->m[unit], c->v[unit]};
-            AM_TRY(emit_post(c->g, "adamw", in, 5, &attrs, AM_ACC_NO, in + 2, 3, (uint64_t)(unit * 1024 + e), NULL));
+            AM_TRY(emit_post(c->g, "adamw", in, 5, &attrs, AM_ACC_NO, in + 2, 3, (uint64_t)(unit * 1024 + e),
+                             NULL));
         }
         e = next;
     }

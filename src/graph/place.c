@@ -1,6 +1,7 @@
-/* place.c: where the elements of every value are with respect to each mesh dimension.  One rule for every operator, by the names
- * of dimensions: a dimension that is cut and stands in the output leaves it cut; one that is contracted leaves a partial sum.
- * Tokens are cut over the data-parallel dimensions; parameters are whole here (their storage is cut by shard.c). */
+/* place.c: where the elements of every value are with respect to each mesh dimension.  One rule for every
+ * operator, by the names of dimensions: a dimension that is cut and stands in the output leaves it cut; one
+ * that is contracted leaves a partial sum. Tokens are cut over the data-parallel dimensions; parameters are
+ * whole here (their storage is cut by shard.c). */
 #include "graph/pass.h"
 
 static bool has_tokens(const am_value *v)
@@ -22,7 +23,9 @@ static void place_outputs(am_graph *g, const am_node *x, int d)
     for (int i = 0; i < x->num_out; i++) {
         am_value *v = x->out[i] >= 0 ? &g->values[x->out[i]] : NULL;
         if (!v || v->life == AM_LIFE_SCALARS) continue;
-        v->place[d] = cut ? (has_tokens(v) ? AM_PLACE_SHARDED : AM_PLACE_PARTIAL) : partial ? AM_PLACE_PARTIAL : v->place[d];
+        v->place[d] = cut       ? (has_tokens(v) ? AM_PLACE_SHARDED : AM_PLACE_PARTIAL)
+                      : partial ? AM_PLACE_PARTIAL
+                                : v->place[d];
         g->values[v->root].place[d] = v->place[d];
     }
 }

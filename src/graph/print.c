@@ -13,9 +13,10 @@ static am_status print_tensor(const am_program *p, const am_prog_tensor *t, am_s
         AM_TRY(am_str_printf(out, "-"));
         goto done;
     }
-    AM_TRY(am_str_printf(out, "%s{%s+%" PRId64 " %s", p->graph->values[t->value].name, am_region_name(t->region), t->offset,
-                         am_dtype_name(t->shape.dtype)));
-    for (int i = 0; i < t->shape.rank; i++) AM_TRY(am_str_printf(out, "%c%" PRId64, i ? 'x' : ' ', t->shape.dim[i]));
+    AM_TRY(am_str_printf(out, "%s{%s+%" PRId64 " %s", p->graph->values[t->value].name,
+                         am_region_name(t->region), t->offset, am_dtype_name(t->shape.dtype)));
+    for (int i = 0; i < t->shape.rank; i++)
+        AM_TRY(am_str_printf(out, "%c%" PRId64, i ? 'x' : ' ', t->shape.dim[i]));
     AM_TRY(am_str_printf(out, "}"));
 done:
     return st;
@@ -25,8 +26,8 @@ static am_status print_op(const am_program *p, const am_prog_op *op, int index, 
 {
     static const char *const acc[] = {"", " +=", " += unless first"}, *const when[] = {"", " first", " last"};
     am_status st = AM_OK;
-    AM_TRY(am_str_printf(out, "  %4d %-7s %s layer %d%s%s:", index, queue_name[op->queue], op->def->name, op->layer, acc[op->acc],
-                         when[op->when]));
+    AM_TRY(am_str_printf(out, "  %4d %-7s %s layer %d%s%s:", index, queue_name[op->queue], op->def->name,
+                         op->layer, acc[op->acc], when[op->when]));
     for (int i = 0; i < op->num_in; i++) {
         AM_TRY(am_str_printf(out, " "));
         AM_TRY(print_tensor(p, &op->in[i], out));
@@ -36,8 +37,10 @@ static am_status print_op(const am_program *p, const am_prog_op *op, int index, 
         AM_TRY(am_str_printf(out, " "));
         AM_TRY(print_tensor(p, &op->out[i], out));
     }
-    for (int w = 0; w < op->num_waits; w++) AM_TRY(am_str_printf(out, "%s%d", w ? "," : "  waits ", op->wait[w]));
-    if (op->workspace_bytes) AM_TRY(am_str_printf(out, "  workspace %zu at %" PRId64, op->workspace_bytes, op->workspace_offset));
+    for (int w = 0; w < op->num_waits; w++)
+        AM_TRY(am_str_printf(out, "%s%d", w ? "," : "  waits ", op->wait[w]));
+    if (op->workspace_bytes)
+        AM_TRY(am_str_printf(out, "  workspace %zu at %" PRId64, op->workspace_bytes, op->workspace_offset));
     AM_TRY(am_str_printf(out, "\n"));
 done:
     return st;
@@ -48,13 +51,14 @@ am_status am_program_print(const am_program *p, am_str *out)
     am_status st = AM_OK;
     for (int k = 0; k < p->num_segments; k++) {
         const am_segment *s = &p->segment[k];
-        AM_TRY(am_str_printf(out, "segment %s: %d operators, arena %" PRId64 " bytes\n", phase_name[s->phase], s->num_ops, s->arena_bytes));
+        AM_TRY(am_str_printf(out, "segment %s: %d operators, arena %" PRId64 " bytes\n", phase_name[s->phase],
+                             s->num_ops, s->arena_bytes));
         for (int i = 0; i < s->num_ops; i++) AM_TRY(print_op(p, &s->op[i], i, out));
     }
     AM_TRY(am_str_printf(out, "schedule:"));
     for (int k = 0; k < p->num_entries; k++)
-        AM_TRY(am_str_printf(out, " %s%d@%d", phase_name[p->segment[p->schedule[k].segment].phase], p->schedule[k].micro_batch,
-                             p->schedule[k].frame));
+        AM_TRY(am_str_printf(out, " %s%d@%d", phase_name[p->segment[p->schedule[k].segment].phase],
+                             p->schedule[k].micro_batch, p->schedule[k].frame));
     AM_TRY(am_str_printf(out, "\n"));
     AM_TRY(am_program_summary(p, out));
 done:
@@ -71,8 +75,11 @@ am_status am_program_summary(const am_program *p, am_str *out)
         total += bytes;
     }
     for (int k = 0; k < p->num_segments; k++) operators += p->segment[k].num_ops;
-    AM_TRY(am_str_printf(out, "%-8s %15" PRId64 " bytes (arena without reuse would take %" PRId64 ")\n", "total", total, p->arena_sum));
-    AM_TRY(am_str_printf(out, "step     %15" PRId64 " FLOPs, %" PRId64 " messages, %" PRId64 " bytes sent, %" PRId64 " operators in %d segments\n",
+    AM_TRY(am_str_printf(out, "%-8s %15" PRId64 " bytes (arena without reuse would take %" PRId64 ")\n",
+                         "total", total, p->arena_sum));
+    AM_TRY(am_str_printf(out,
+                         "step     %15" PRId64 " FLOPs, %" PRId64 " messages, %" PRId64
+                         " bytes sent, %" PRId64 " operators in %d segments\n",
                          p->flops, p->messages, p->message_bytes, operators, p->num_segments));
     AM_TRY(am_str_printf(out, "hash %016" PRIx64 " signature %016" PRIx64 "\n", p->hash, p->signature));
 done:

@@ -1,18 +1,19 @@
-/* recompute.c: full recomputation.  Before the first backward node of a layer, the layer's forward nodes that its backward reads
- * from are emitted again; the backward nodes then read the clones.  What enters a layer from outside it is saved; nothing else is.
- * A clone keeps the id of its original, so counter-based randomness repeats. */
+/* recompute.c: full recomputation.  Before the first backward node of a layer, the layer's forward nodes that
+ * its backward reads from are emitted again; the backward nodes then read the clones.  What enters a layer
+ * from outside it is saved; nothing else is. A clone keeps the id of its original, so counter-based
+ * randomness repeats. */
 #include "graph/pass.h"
 
 #include <string.h>
 
 typedef struct am_clones {
     am_graph *g;
-    int       forward; /* forward nodes */
-    int      *map;     /* by value: the clone's value, or -1 */
-    size_t    num_map;
-    bool     *needed;  /* by forward node, within the layer at hand */
-    int      *order;   /* the new order of all nodes */
-    size_t    num_order;
+    int forward; /* forward nodes */
+    int *map;    /* by value: the clone's value, or -1 */
+    size_t num_map;
+    bool *needed; /* by forward node, within the layer at hand */
+    int *order;   /* the new order of all nodes */
+    size_t num_order;
 } am_clones;
 
 static int producer_in_layer(const am_clones *k, int value, int layer)
@@ -39,8 +40,10 @@ static am_status replacement(am_clones *k, int v, int *out)
     if (v < 0) goto done;
     am_value x = g->values[v];
     if ((size_t)x.root >= k->num_map || k->map[x.root] < 0) goto done;
-    if (x.root == v) *out = k->map[v];
-    else AM_TRY(am_graph_subvalue(g, x.name, k->map[x.root], x.root_offset, x.rank, x.dim, out));
+    if (x.root == v)
+        *out = k->map[v];
+    else
+        AM_TRY(am_graph_subvalue(g, x.name, k->map[x.root], x.root_offset, x.rank, x.dim, out));
 done:
     return st;
 }

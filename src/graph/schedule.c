@@ -1,4 +1,5 @@
-/* schedule.c: the step as a table of (segment, micro-batch, frame), and what one step costs: sums over the schedule, hashes. */
+/* schedule.c: the step as a table of (segment, micro-batch, frame), and what one step costs: sums over the
+ * schedule, hashes. */
 #include "graph/pass.h"
 
 #include <string.h>
@@ -16,8 +17,12 @@ static void add_entry(am_program *p, am_phase phase, int micro, bool feed)
 {
     int n = p->options.micro_batches, segment = segment_of(p, phase);
     if (segment < 0) return;
-    p->schedule[p->num_entries++] = (am_schedule_entry){.segment = segment, .micro_batch = micro, .frame = p->options.gpipe ? micro : 0,
-                                                        .feed = feed, .first = micro == 0, .last = micro == n - 1};
+    p->schedule[p->num_entries++] = (am_schedule_entry){.segment = segment,
+                                                        .micro_batch = micro,
+                                                        .frame = p->options.gpipe ? micro : 0,
+                                                        .feed = feed,
+                                                        .first = micro == 0,
+                                                        .last = micro == n - 1};
 }
 
 static am_status make_table(am_program *p)
@@ -45,7 +50,8 @@ done:
 
 static bool runs(const am_prog_op *op, const am_schedule_entry *e)
 {
-    return op->when == AM_WHEN_ALWAYS || (op->when == AM_WHEN_FIRST && e->first) || (op->when == AM_WHEN_LAST && e->last);
+    return op->when == AM_WHEN_ALWAYS || (op->when == AM_WHEN_FIRST && e->first) ||
+           (op->when == AM_WHEN_LAST && e->last);
 }
 
 static void count_costs(am_program *p)
@@ -102,7 +108,8 @@ static am_status make_hashes(am_program *p)
     for (int k = 0; k < p->num_segments; k++)
         for (int i = 0; i < p->segment[k].num_ops; i++) {
             const am_prog_op *op = &p->segment[k].op[i];
-            if (strcmp(op->def->name, "adamw") != 0) hash_op(all, op); /* how a rank cuts it depends on its coordinates */
+            if (strcmp(op->def->name, "adamw") != 0)
+                hash_op(all, op); /* how a rank cuts it depends on its coordinates */
             if (!op->group) continue;
             am_hash64_update(sig, op->def->name, strlen(op->def->name) + 1);
             am_hash64_update(sig, &op->group, sizeof op->group);

@@ -1,33 +1,41 @@
 /* shard.c: where a product's weight comes from, and where its gradient goes.
  *
- *   weights:   master shard (STORE) ─► cast to the compute dtype ─► all_gather over dp_shard ─► views that the nodes read.
- *              Steps that change nothing are left out: one rank in fp32 reads its master slot itself.
+ *   weights:   master shard (STORE) ─► cast to the compute dtype ─► all_gather over dp_shard
+ *              ─► views that the nodes read.  Steps that change nothing are left out: one rank in fp32 reads
+ *              its master slot itself.
  *   gradients: W nodes write views of the unit's buffer ─► exchange over dp_shard ─► rank_sum (the shard)
  *              ─► exchange, rank_sum, all_gather over dp_replicate.   Sums are formed in rank order.
  *
- * DDP is shards = 1, FSDP is replicas = 1, HSDP is both: one engine.  With overlap, a unit's weights are fetched while the unit
- * before it computes, and each stage of a reduction is finished only when the next unit's gradients are ready. */
+ * DDP is shards = 1, FSDP is replicas = 1, HSDP is both: one engine.  With overlap, a unit's weights are
+ * fetched while the unit before it computes, and each stage of a reduction is finished only when the next
+ * unit's gradients are ready. */
 #include "graph/pass.h"
 
 #include <string.h>
 
-typedef struct am_list { int *at; size_t n, cap; } am_list;
+typedef struct am_list {
+    int *at;
+    size_t n, cap;
+} am_list;
 
 typedef enum am_seg { SEG_PRE, SEG_F, SEG_B, SEG_W, SEG_COUNT } am_seg;
 
-typedef struct am_pending { int unit, stage, parts; /* what the last exchange brings */ } am_pending;
+typedef struct am_pending {
+    int unit, stage, parts; /* what the last exchange brings */
+} am_pending;
 
 typedef struct am_sharder {
     am_compile *c;
-    am_graph   *g;
-    am_list     old[SEG_COUNT], made[SEG_COUNT]; /* node indices before and after */
-    int        *weights; /* by unit: value of the whole unit in the compute dtype, in the segment at hand; -1: not made yet */
-    int        *view;    /* by param: its value in the segment at hand */
-    bool        hoist;   /* weights are made once, in PRE */
-    bool        persist; /* gradients are accumulated whole over the micro-batches and reduced at the last */
+    am_graph *g;
+    am_list old[SEG_COUNT], made[SEG_COUNT]; /* node indices before and after */
+    int *weights; /* by unit: value of the whole unit in the compute dtype, in the segment at hand; -1: not
+                     made yet */
+    int *view;    /* by param: its value in the segment at hand */
+    bool hoist;   /* weights are made once, in PRE */
+    bool persist; /* gradients are accumulated whole over the micro-batches and reduced at the last */
     am_pending *pending;
-    size_t      num_pending, cap_pending;
-    am_list    *into;    /* where new nodes go */
+    size_t num_pending, cap_pending;
+    am_list *into; /* where new nodes go */
 } am_sharder;
 
 static am_status push(am_list *l, int node)
@@ -37,10 +45,14 @@ static am_status push(am_list *l, int node)
     return st;
 }
 
-static uint64_t made_id(const char *what, int unit, int stage) { return am_hash64(what, strlen(what), (uint64_t)(unit * 16 + stage)); }
+static uint64_t made_id(const char *what, int unit, int stage)
+{
+    return am_hash64(what, strlen(what), (uint64_t)(unit * 16 + stage));
+}
 
 /* Emit a node with one given output and put it into the list at hand. */
-static am_status make(am_sharder *s, const char *op, int in, int out, am_acc acc, am_when when, int unit, int stage, uint32_t group)
+static am_status make(am_sharder *s, const char *op, int in, int out, am_acc acc, am_when when, int unit,
+                      int stage, uint32_t group)
 {
     am_status st = AM_OK;
     int outs[AM_MAX_OUT] = {out, -1, -1, -1}, node = -1;
@@ -56,7 +68,8 @@ done:
     return st;
 }
 
-static am_status new_flat(am_sharder *s, const char *what, int unit, am_dtype dtype, int64_t a, int64_t b, int *out)
+static am_status new_flat(am_sharder *s, const char *what, int unit, am_dtype dtype, int64_t a, int64_t b,
+                          int *out)
 {
     char name[48];
     am_dim dims[2] = {am_dim_number(a), am_dim_number(b)};
@@ -64,7 +77,8 @@ static am_status new_flat(am_sharder *s, const char *what, int unit, am_dtype dt
     return am_graph_value(s->g, name, dtype, b > 1 ? 2 : 1, dims, out);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------ */
+/* ---- weights
+ * ------------------------------------------------------------------------------------------------ */
 
 static am_status make_weights(am_sharder *s, int unit)
 {
@@ -121,8 +135,8 @@ static am_status param_view(am_sharder *s, int p, int *out)
     if (s->view[p] < 0) {
         const am_unit *u = &s->c->store.unit[s->c->unit_of[p]];
         am_value v = s->g->values[s->g->param_value[p]];
-        AM_TRY(am_graph_subvalue(s->g, v.name, s->weights[s->c->unit_of[p]], u->entry[s->c->entry_of[p]].offset, v.rank, v.dim,
-                                 &s->view[p]));
+        AM_TRY(am_graph_subvalue(s->g, v.name, s->weights[s->c->unit_of[p]],
+                                 u->entry[s->c->entry_of[p]].offset, v.rank, v.dim, &s->view[p]));
         s->g->values[s->view[p]].param = p;
     }
     *out = s->view[p];
@@ -143,7 +157,8 @@ done:
     return st;
 }
 
-/* ---- gradients ------------------------------------------------------------------------------------------------ */
+/* ---- gradients
+ * ------------------------------------------------------------------------------------------------ */
 
 static bool zero_needed(const am_sharder *s, const am_unit *u, int entry)
 {
@@ -172,6 +187,18 @@ done:
     return st;
 }
 
+/* The placement pass says that a gradient is a partial sum over the data-parallel ranks: that is why it is
+ * reduced, and over which. */
+static am_status check_partial(const am_sharder *s, int grad)
+{
+    am_status st = AM_OK;
+    const am_place *place = s->g->values[grad].place;
+    AM_ASSERT(s->c->shards == 1 || place[AM_MESH_DP_SHARD] == AM_PLACE_PARTIAL);
+    AM_ASSERT(s->c->replicas == 1 || place[AM_MESH_DP_REPLICATE] == AM_PLACE_PARTIAL);
+done:
+    return st;
+}
+
 /* One buffer for the unit's gradients; the parameters' gradient values become parts of it. */
 static am_status make_grad_buffer(am_sharder *s, int unit)
 {
@@ -183,6 +210,7 @@ static am_status make_grad_buffer(am_sharder *s, int unit)
     for (int e = 0; e < u->num_entries; e++) {
         int v = c->param_grad[u->entry[e].param];
         if (v < 0) continue;
+        AM_TRY(check_partial(s, v));
         for (size_t i = 0; i < s->g->num_values; i++)
             if (s->g->values[i].root == v) {
                 s->g->values[i].root = c->grad[unit];
@@ -190,14 +218,16 @@ static am_status make_grad_buffer(am_sharder *s, int unit)
             }
     }
     c->grad_shard[unit] = c->grad[unit];
-    if (c->shards > 1) AM_TRY(new_flat(s, "gradient shard", unit, s->g->precise, u->shard_elements, 1, &c->grad_shard[unit]));
+    if (c->shards > 1)
+        AM_TRY(
+            new_flat(s, "gradient shard", unit, s->g->precise, u->shard_elements, 1, &c->grad_shard[unit]));
 done:
     return st;
 }
 
 /* Start a transfer of `from` into `parts` pieces, to be summed by the next step. */
-static am_status start_exchange(am_sharder *s, am_pending *p, int from, int64_t parts, int64_t piece, am_when when, int stage,
-                                uint32_t group)
+static am_status start_exchange(am_sharder *s, am_pending *p, int from, int64_t parts, int64_t piece,
+                                am_when when, int stage, uint32_t group)
 {
     am_status st = AM_OK;
     AM_TRY(new_flat(s, "pieces", p->unit, s->g->precise, parts, piece, &p->parts));
@@ -220,11 +250,13 @@ static am_status reduce_step(am_sharder *s, am_pending *p, bool *finished)
     am_dim dim = am_dim_number(piece);
     *finished = false;
     if (p->stage == 0 && c->shards > 1) {
-        AM_TRY(start_exchange(s, p, c->grad[p->unit], c->shards, u->shard_elements, each, 1, AM_GROUP_DP_SHARD));
+        AM_TRY(
+            start_exchange(s, p, c->grad[p->unit], c->shards, u->shard_elements, each, 1, AM_GROUP_DP_SHARD));
         goto done;
     }
     if (p->stage == 1)
-        AM_TRY(make(s, "rank_sum", p->parts, shard, !s->persist && many ? AM_ACC_UNLESS_FIRST : AM_ACC_NO, each, p->unit, 1, 0));
+        AM_TRY(make(s, "rank_sum", p->parts, shard, !s->persist && many ? AM_ACC_UNLESS_FIRST : AM_ACC_NO,
+                    each, p->unit, 1, 0));
     if (p->stage <= 1 && c->replicas > 1) {
         AM_TRY(start_exchange(s, p, shard, c->replicas, piece, once, 2, AM_GROUP_DP_REPLICATE));
         goto done;
@@ -279,16 +311,21 @@ static void writers_of(const am_sharder *s, int unit, bool last, am_seg *seg, si
         for (size_t i = 0; i < s->old[k].n; i++) {
             const am_node *x = &s->g->nodes[s->old[k].at[i]];
             for (int o = 0; o < x->num_out; o++)
-                if (x->out[o] >= 0 && s->g->values[x->out[o]].root == s->c->grad[unit] && (last || *seg == SEG_COUNT)) {
+                if (x->out[o] >= 0 && s->g->values[x->out[o]].root == s->c->grad[unit] &&
+                    (last || *seg == SEG_COUNT)) {
                     *seg = k;
                     *at = i;
                 }
         }
 }
 
-/* ---- one segment ------------------------------------------------------------------------------------------------ */
+/* ---- one segment
+ * ------------------------------------------------------------------------------------------------ */
 
-typedef struct am_marks { am_seg first_seg, last_seg; size_t first_at, last_at; } am_marks;
+typedef struct am_marks {
+    am_seg first_seg, last_seg;
+    size_t first_at, last_at;
+} am_marks;
 
 static am_status weave(am_sharder *s, am_seg seg, const am_marks *marks)
 {
@@ -346,8 +383,8 @@ static am_status prepare_gradients(am_sharder *s, am_marks *marks)
         AM_TRY(make_grad_buffer(s, u));
         writers_of(s, u, false, &marks[u].first_seg, &marks[u].first_at);
         writers_of(s, u, true, &marks[u].last_seg, &marks[u].last_at);
-        AM_CHECK(marks[u].first_seg != SEG_COUNT, AM_ERR_CONFIG, "no gradient reaches the parameters of layer %d; freeze them",
-                 c->store.unit[u].layer);
+        AM_CHECK(marks[u].first_seg != SEG_COUNT, AM_ERR_CONFIG,
+                 "no gradient reaches the parameters of layer %d; freeze them", c->store.unit[u].layer);
         if (s->persist) AM_TRY(fill_gaps(s, u));
     }
 done:
@@ -360,7 +397,8 @@ static void settle_accumulation(am_sharder *s)
     for (size_t n = 0; n < s->g->num_nodes; n++) {
         am_node *x = &s->g->nodes[n];
         bool gradient = x->phase == AM_PHASE_W || x->phase == AM_PHASE_B;
-        if (gradient && x->acc == AM_ACC_UNLESS_FIRST && (s->c->o->micro_batches == 1 || !s->persist)) x->acc = AM_ACC_NO;
+        if (gradient && x->acc == AM_ACC_UNLESS_FIRST && (s->c->o->micro_batches == 1 || !s->persist))
+            x->acc = AM_ACC_NO;
     }
 }
 

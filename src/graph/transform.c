@@ -14,7 +14,8 @@ am_status am_pass_freeze(am_compile *c)
                 c->g->params[p].trainable = false;
                 any = true;
             }
-        AM_CHECK(any, AM_ERR_CONFIG, "freeze_config.patterns: \"%s\" matches no parameter; names look like %s", c->o->freeze[i],
+        AM_CHECK(any, AM_ERR_CONFIG,
+                 "freeze_config.patterns: \"%s\" matches no parameter; names look like %s", c->o->freeze[i],
                  c->g->num_params ? c->g->params[0].name : "(none)");
     }
 done:
@@ -83,8 +84,9 @@ static am_status find_head(am_graph *g, int *linear, int *softcap)
         *softcap = n;
         n = g->values[g->nodes[n].in[0]].producer;
     }
-    AM_CHECK(n >= 0 && strcmp(g->nodes[n].def->name, "linear") == 0 && (g->nodes[n].num_in < 3 || g->nodes[n].in[2] < 0), AM_ERR_CARD,
-             "logits must be a linear without bias of the last hidden state");
+    AM_CHECK(n >= 0 && strcmp(g->nodes[n].def->name, "linear") == 0 &&
+                 (g->nodes[n].num_in < 3 || g->nodes[n].in[2] < 0),
+             AM_ERR_CARD, "logits must be a linear without bias of the last hidden state");
     *linear = n;
 done:
     return st;
@@ -101,7 +103,8 @@ static am_status add_loss(am_graph *g, int h, int w, double softcap, int64_t chu
     am_graph_at(g, layer, 0, 0);
     AM_TRY(am_graph_apply(g, "linear_ce", (int[]){h, w, labels}, 3, &attrs, ce));
     sums[0] = scalars;
-    AM_TRY(am_graph_emit(g, "loss_sum", (int[]){ce[0], ce[1], labels, scalars}, 4, NULL, AM_ACC_NO, sums, NULL));
+    AM_TRY(
+        am_graph_emit(g, "loss_sum", (int[]){ce[0], ce[1], labels, scalars}, 4, NULL, AM_ACC_NO, sums, NULL));
 done:
     return st;
 }
@@ -158,7 +161,8 @@ done:
     return st;
 }
 
-/* Keys and values go to rows of a cache and are read from there: prefill and decode are one program with a bounded N. */
+/* Keys and values go to rows of a cache and are read from there: prefill and decode are one program with a
+ * bounded N. */
 static am_status cache_one(am_compile *c, int node, int k_index, int slots)
 {
     am_status st = AM_OK;

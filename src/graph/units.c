@@ -1,6 +1,7 @@
-/* units.c: parameters → units → slots of the store.  A unit is one flat buffer of the parameters of one key (layer, trainable);
- * what is sharded, gathered and reduced is always a whole unit.  The layout depends on parameters and mesh alone, not on the kind
- * of program, so that every program of a set reads the same slots. */
+/* units.c: parameters → units → slots of the store.  A unit is one flat buffer of the parameters of one key
+ * (layer, trainable); what is sharded, gathered and reduced is always a whole unit.  The layout depends on
+ * parameters and mesh alone, not on the kind of program, so that every program of a set reads the same slots.
+ */
 #include "graph/pass.h"
 
 #include <string.h>
@@ -37,7 +38,8 @@ static am_status add_entry(am_compile *c, int param, size_t *cap)
     c->unit_of[param] = (int)(u - c->store.unit);
     c->entry_of[param] = u->num_entries;
     u->entry[u->num_entries++] = (am_unit_entry){.param = param, .offset = u->elements, .count = n};
-    AM_CHECK(am_add_i64(u->elements, am_round_up(n, AM_UNIT_ALIGN), &u->elements), AM_ERR_MODEL, "parameter %s is too large", p->name);
+    AM_CHECK(am_add_i64(u->elements, am_round_up(n, AM_UNIT_ALIGN), &u->elements), AM_ERR_MODEL,
+             "parameter %s is too large", p->name);
 done:
     return st;
 }

@@ -1,11 +1,16 @@
-/* waits.c: order as data.  Derives, from reads and writes, which operator of another queue must be complete before an operator
- * starts.  The compute queue runs in order; a communication is complete only for who waited for it, and a wait on the k-th
- * operator of a communication queue covers all before it in that queue. */
+/* waits.c: order as data.  Derives, from reads and writes, which operator of another queue must be complete
+ * before an operator starts.  The compute queue runs in order; a communication is complete only for who
+ * waited for it, and a wait on the k-th operator of a communication queue covers all before it in that queue.
+ */
 #include "graph/pass.h"
 
 #include <string.h>
 
-typedef struct am_touch { int writer; int *reader; size_t num_readers, cap; } am_touch; /* of one root value */
+typedef struct am_touch {
+    int writer;
+    int *reader;
+    size_t num_readers, cap;
+} am_touch; /* of one root value */
 
 static int root_of(const am_program *p, const am_prog_tensor *t)
 {
@@ -24,7 +29,8 @@ static void start_clock(const am_segment *s, am_order *o, int i, int last_comput
 
 static void join(const am_segment *s, am_order *o, int i, int wait)
 {
-    int *row = &o->clock[i * AM_QUEUE_COUNT], *other = &o->clock[wait * AM_QUEUE_COUNT], q = s->op[wait].queue;
+    int *row = &o->clock[i * AM_QUEUE_COUNT], *other = &o->clock[wait * AM_QUEUE_COUNT],
+        q = s->op[wait].queue;
     for (int k = 0; k < AM_QUEUE_COUNT; k++)
         if (other[k] > row[k]) row[k] = other[k];
     if (o->number[wait] > row[q]) row[q] = o->number[wait];
@@ -62,8 +68,8 @@ static void need(const am_segment *s, const am_order *o, int i, int other, int l
     if (latest[q] < other) latest[q] = other;
 }
 
-static void conflicts(const am_program *p, const am_segment *s, const am_order *o, const am_touch *touch, int i,
-                      int latest[AM_QUEUE_COUNT])
+static void conflicts(const am_program *p, const am_segment *s, const am_order *o, const am_touch *touch,
+                      int i, int latest[AM_QUEUE_COUNT])
 {
     const am_prog_op *op = &s->op[i];
     for (int k = 0; k < op->num_in; k++) {

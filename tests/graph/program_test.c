@@ -8,10 +8,21 @@
 
 pt_shape pt_default_shape(void)
 {
-    return (pt_shape){.rows = 2, .seq = 12, .D = 24, .H = 9, .K = 3, .d = 8, .F = 40, .V = 61, .layers = 3, .tied = true, .bias = true};
+    return (pt_shape){.rows = 2,
+                      .seq = 12,
+                      .D = 24,
+                      .H = 9,
+                      .K = 3,
+                      .d = 8,
+                      .F = 40,
+                      .V = 61,
+                      .layers = 3,
+                      .tied = true,
+                      .bias = true};
 }
 
-static int param(am_graph *g, const char *name, int layer, int rank, int64_t a, int64_t b, const am_dim *split, int num_split)
+static int param(am_graph *g, const char *name, int layer, int rank, int64_t a, int64_t b,
+                 const am_dim *split, int num_split)
 {
     am_param p = {.rank = rank, .dim = {a, b}, .layer = layer};
     int index = -1, value = -1;
@@ -46,7 +57,8 @@ static int apply(am_graph *g, const char *op, int a, int b, int c, const am_attr
     return out[0];
 }
 
-static int named(am_graph *g, const char *fmt, int layer, const char *what, int at, int rank, int64_t a, int64_t b)
+static int named(am_graph *g, const char *fmt, int layer, const char *what, int at, int rank, int64_t a,
+                 int64_t b)
 {
     char name[64];
     snprintf(name, sizeof name, fmt, layer, what);
@@ -59,7 +71,8 @@ static int norm(am_graph *g, const pt_shape *s, int x, int layer, const char *wh
     return apply(g, "rmsnorm", x, named(g, "layers.%d.%s.weight", layer, what, layer, 1, n, 0), -1, &eps);
 }
 
-static int heads(am_graph *g, const pt_shape *s, int x, int layer, const char *what, int64_t count, am_role role)
+static int heads(am_graph *g, const pt_shape *s, int x, int layer, const char *what, int64_t count,
+                 am_role role)
 {
     char name[64];
     am_dim split[2] = {am_dim_make("H", role, count), am_dim_make("d", AM_ROLE_NONE, s->d)};
@@ -72,26 +85,33 @@ static int heads(am_graph *g, const pt_shape *s, int x, int layer, const char *w
 static int attention(am_graph *g, const pt_shape *s, int h, int layer, int cos, int sin)
 {
     int index, doc, out[AM_MAX_OUT];
-    am_attrs a = {.scale = 1 / sqrt((double)s->d), .group = s->H / s->K,
-                  .window = s->alternate && layer % 2 ? 4 : s->window}, none = {0};
+    am_attrs a = {.scale = 1 / sqrt((double)s->d),
+                  .group = s->H / s->K,
+                  .window = s->alternate && layer % 2 ? 4 : s->window},
+             none = {0};
     PT_OK(am_graph_input(g, "index", &index));
     PT_OK(am_graph_input(g, "doc_start", &doc));
-    int q = heads(g, s, h, layer, "q_proj", s->H, AM_ROLE_HEADS), k = heads(g, s, h, layer, "k_proj", s->K, AM_ROLE_KV_HEADS);
+    int q = heads(g, s, h, layer, "q_proj", s->H, AM_ROLE_HEADS),
+        k = heads(g, s, h, layer, "k_proj", s->K, AM_ROLE_KV_HEADS);
     int v = heads(g, s, h, layer, "v_proj", s->K, AM_ROLE_KV_HEADS);
     q = apply(g, "rope", q, cos, sin, &none);
     k = apply(g, "rope", k, cos, sin, &none);
     PT_OK(am_graph_apply(g, "attention", (int[]){q, k, v, index, index, doc}, 6, &a, out));
-    return apply(g, "linear", out[0], named(g, "layers.%d.%s.weight", layer, "o_proj", layer, 2, s->D, s->H * s->d), -1, NULL);
+    return apply(g, "linear", out[0],
+                 named(g, "layers.%d.%s.weight", layer, "o_proj", layer, 2, s->D, s->H * s->d), -1, NULL);
 }
 
 static int mlp(am_graph *g, const pt_shape *s, int h, int layer)
 {
     int64_t F = s->alternate && layer % 2 ? s->F / 2 : s->F;
     am_attrs act = {.act = AM_ACT_SILU};
-    int gate = apply(g, "linear", h, named(g, "layers.%d.%s.weight", layer, "gate_proj", layer, 2, F, s->D), -1, NULL);
-    int up = apply(g, "linear", h, named(g, "layers.%d.%s.weight", layer, "up_proj", layer, 2, F, s->D), -1, NULL);
+    int gate = apply(g, "linear", h, named(g, "layers.%d.%s.weight", layer, "gate_proj", layer, 2, F, s->D),
+                     -1, NULL);
+    int up =
+        apply(g, "linear", h, named(g, "layers.%d.%s.weight", layer, "up_proj", layer, 2, F, s->D), -1, NULL);
     int y = apply(g, "mul", apply(g, "act", gate, -1, -1, &act), up, -1, NULL);
-    return apply(g, "linear", y, named(g, "layers.%d.%s.weight", layer, "down_proj", layer, 2, s->D, F), -1, NULL);
+    return apply(g, "linear", y, named(g, "layers.%d.%s.weight", layer, "down_proj", layer, 2, s->D, F), -1,
+                 NULL);
 }
 
 static int layer_output(am_graph *g, const pt_shape *s, int x, int i, int cos, int sin)
@@ -99,7 +119,9 @@ static int layer_output(am_graph *g, const pt_shape *s, int x, int i, int cos, i
     int h = norm(g, s, x, i, "input_norm", s->D);
     int a = attention(g, s, h, i, cos, sin);
     if (s->sandwich) a = norm(g, s, a, i, "after_attention_norm", s->D);
-    if (s->parallel) return apply(g, "add", apply(g, "add", x, a, -1, NULL), mlp(g, s, h, i), -1, NULL); /* h is used four times */
+    if (s->parallel)
+        return apply(g, "add", apply(g, "add", x, a, -1, NULL), mlp(g, s, h, i), -1,
+                     NULL); /* h is used four times */
     x = apply(g, "add", x, a, -1, NULL);
     int m = mlp(g, s, norm(g, s, x, i, "mlp_norm", s->D), i);
     if (s->sandwich) m = norm(g, s, m, i, "after_mlp_norm", s->D);
@@ -151,7 +173,8 @@ void pt_write_weights(pt_run *r)
         for (int e = 0; e < unit->num_entries; e++)
             for (int64_t i = 0; i < unit->entry[e].count; i++) {
                 int64_t at = unit->entry[e].offset + i - unit->shard_begin;
-                if (at >= 0 && at < unit->shard_elements) data[at] = pt_weight(p->graph->params[unit->entry[e].param].name, i);
+                if (at >= 0 && at < unit->shard_elements)
+                    data[at] = pt_weight(p->graph->params[unit->entry[e].param].name, i);
             }
         void *raw = calloc((size_t)unit->shard_elements, 8);
         PT_OK(am_convert(data, AM_F64, raw, p->store.dtype, unit->shard_elements));
@@ -161,8 +184,8 @@ void pt_write_weights(pt_run *r)
     }
 }
 
-void pt_create(pt_run *r, const pt_shape *s, am_dtype compute, const am_program_options *options, int num, const char *device,
-               am_comm *comm, const am_exec_options *exec_options)
+void pt_create(pt_run *r, const pt_shape *s, am_dtype compute, const am_program_options *options, int num,
+               const char *device, am_comm *comm, const am_exec_options *exec_options)
 {
     memset(r, 0, sizeof *r);
     r->shape = *s;
@@ -190,16 +213,21 @@ void pt_free(pt_run *r)
     am_device_free(&r->device);
 }
 
-typedef struct feed_context { pt_run *r; int step; } feed_context;
+typedef struct feed_context {
+    pt_run *r;
+    int step;
+} feed_context;
 
 /* Row `row` of the global batch: tokens, two documents, some labels ignored. */
-static void make_row(const pt_shape *s, int step, int64_t row, int32_t *ids, int32_t *labels, int32_t *pos, int32_t *doc)
+static void make_row(const pt_shape *s, int step, int64_t row, int32_t *ids, int32_t *labels, int32_t *pos,
+                     int32_t *doc)
 {
     int32_t cut = (int32_t)(3 + (row * 5 + step) % (s->seq - 4));
     for (int64_t t = 0; t < s->seq; t++) {
         uint64_t x = am_random_u64(99, (uint64_t)(step * 1000 + row), (uint64_t)t);
         ids[t] = (int32_t)(x % (uint64_t)s->V);
-        labels[t] = x % 5 == 0 || t == s->seq - 1 || t == cut - 1 ? -100 : (int32_t)((x >> 8) % (uint64_t)s->V);
+        labels[t] =
+            x % 5 == 0 || t == s->seq - 1 || t == cut - 1 ? -100 : (int32_t)((x >> 8) % (uint64_t)s->V);
         doc[t] = t < cut ? 0 : cut;
         pos[t] = (int32_t)t - doc[t];
     }
@@ -266,10 +294,13 @@ static double *gather_unit(pt_run *r, int program, int unit, int role, bool grad
     const am_program *p = r->program[program];
     const am_unit *u = &p->store.unit[unit];
     size_t size = am_dtype_bytes(p->store.dtype), shard = (size_t)u->shard_elements * size;
-    char *mine = malloc(shard), *all = malloc(shard * (size_t)am_comm_size(r->comm)), *whole = malloc((size_t)u->elements * size);
+    char *mine = malloc(shard), *all = malloc(shard * (size_t)am_comm_size(r->comm)),
+         *whole = malloc((size_t)u->elements * size);
     double *out = malloc((size_t)u->elements * sizeof *out);
-    if (gradient) PT_OK(am_exec_read_gradient(r->exec, program, unit, 0, u->shard_elements, mine));
-    else PT_OK(am_exec_read_slot(r->exec, unit, role, 0, u->shard_elements, mine));
+    if (gradient)
+        PT_OK(am_exec_read_gradient(r->exec, program, unit, 0, u->shard_elements, mine));
+    else
+        PT_OK(am_exec_read_slot(r->exec, unit, role, 0, u->shard_elements, mine));
     PT_OK(am_comm_allgather(r->comm, mine, shard, all));
     for (int rank = 0; rank < am_comm_size(r->comm); rank++) {
         int64_t index = am_mesh_group_index(&p->options.mesh, AM_GROUP_DP_SHARD, rank);
@@ -293,5 +324,11 @@ static double *gather(pt_run *r, int program, int param, int role, bool gradient
     return all;
 }
 
-double *pt_gather_param(pt_run *r, int program, int param, int role, int64_t *n) { return gather(r, program, param, role, false, n); }
-double *pt_gather_grad(pt_run *r, int program, int param, int64_t *n) { return gather(r, program, param, 0, true, n); }
+double *pt_gather_param(pt_run *r, int program, int param, int role, int64_t *n)
+{
+    return gather(r, program, param, role, false, n);
+}
+double *pt_gather_grad(pt_run *r, int program, int param, int64_t *n)
+{
+    return gather(r, program, param, 0, true, n);
+}

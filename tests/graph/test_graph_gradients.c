@@ -1,5 +1,6 @@
-/* Gradients of whole programs against central differences in fp64: the expected value comes from running the forward program at
- * two neighbouring weights, which knows nothing of autodiff.  Made-up wirings stand for families nobody has seen. */
+/* Gradients of whole programs against central differences in fp64: the expected value comes from running the
+ * forward program at two neighbouring weights, which knows nothing of autodiff.  Made-up wirings stand for
+ * families nobody has seen. */
 #include "program_test.h"
 
 #include "graph/autodiff.h"
@@ -21,7 +22,8 @@ static void nudge(pt_run *r, int param, int64_t i, double by)
     PT_OK(am_exec_write_slot(r->exec, unit, 0, offset + i, 1, &w));
 }
 
-/* A step of 1e-5 leaves an error of about h²·f''' + eps/h ≈ 1e-10; losses are of order 1, gradients of order 1e-3 … 1. */
+/* A step of 1e-5 leaves an error of about h²·f''' + eps/h ≈ 1e-10; losses are of order 1, gradients of order
+ * 1e-3 … 1. */
 static void check_gradients(const pt_shape *s, const am_program_options *verify)
 {
     pt_run r;
@@ -45,7 +47,8 @@ static void check_gradients(const pt_shape *s, const am_program_options *verify)
             nudge(&r, p, i, h);
             double expected = (up - down) / (2 * h);
             if (fabs(grad[i] - expected) > 1e-8 + 1e-6 * fabs(expected))
-                fail_msg("%s[%ld]: gradient %.12g, difference quotient %.12g", param->name, (long)i, grad[i], expected);
+                fail_msg("%s[%ld]: gradient %.12g, difference quotient %.12g", param->name, (long)i, grad[i],
+                         expected);
         }
         free(grad);
     }
@@ -110,8 +113,11 @@ static am_status cube_bwd_kernel(const am_kernel_call *c)
     for (int64_t i = 0; i < am_tensor_elements(&c->in[0]); i++) dx[i] = 3 * x[i] * x[i] * dy[i];
     return AM_OK;
 }
-static const am_op_def cube_bwd = {.name = "test_cube_bwd", .view_in = {AM_VIEW_FLAT, AM_VIEW_FLAT}, .view_out = {AM_VIEW_FLAT},
-                                   .infer = cube_infer, .own_kernel = {.name = "test_cube_bwd", .f64 = cube_bwd_kernel}};
+static const am_op_def cube_bwd = {.name = "test_cube_bwd",
+                                   .view_in = {AM_VIEW_FLAT, AM_VIEW_FLAT},
+                                   .view_out = {AM_VIEW_FLAT},
+                                   .infer = cube_infer,
+                                   .own_kernel = {.name = "test_cube_bwd", .f64 = cube_bwd_kernel}};
 static am_status cube_vjp(am_autodiff *ad, const am_node *n)
 {
     am_status st = AM_OK;
@@ -123,8 +129,12 @@ static am_status cube_vjp(am_autodiff *ad, const am_node *n)
 done:
     return st;
 }
-static const am_op_def cube = {.name = "test_cube", .view_in = {AM_VIEW_FLAT}, .view_out = {AM_VIEW_FLAT}, .infer = cube_infer,
-                               .vjp = cube_vjp, .own_kernel = {.name = "test_cube", .f64 = cube_kernel}};
+static const am_op_def cube = {.name = "test_cube",
+                               .view_in = {AM_VIEW_FLAT},
+                               .view_out = {AM_VIEW_FLAT},
+                               .infer = cube_infer,
+                               .vjp = cube_vjp,
+                               .own_kernel = {.name = "test_cube", .f64 = cube_kernel}};
 
 static void test_gradients__registered_operator(void **state)
 {
@@ -150,10 +160,8 @@ static void test_gradients__frozen(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gradients__llama),
-        cmocka_unit_test(test_gradients__made_up_wirings),
-        cmocka_unit_test(test_gradients__passes),
-        cmocka_unit_test(test_gradients__registered_operator),
+        cmocka_unit_test(test_gradients__llama),  cmocka_unit_test(test_gradients__made_up_wirings),
+        cmocka_unit_test(test_gradients__passes), cmocka_unit_test(test_gradients__registered_operator),
         cmocka_unit_test(test_gradients__frozen),
     };
     am_comm_options options = {.max_requests = 512};

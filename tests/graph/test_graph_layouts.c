@@ -1,6 +1,8 @@
 /* One model, one global batch, every layout of the ranks this test is started with.
- *   - against the same batch on one rank (fp64, so that only a wrong sum can show): losses and weights within 1e-11;
- *   - DDP = FSDP, overlap, resharding, recompute, order of issue, GPipe order, the guarded device: the same bits (fp32 and bf16);
+ *   - against the same batch on one rank (fp64, so that only a wrong sum can show): losses and weights within
+ * 1e-11;
+ *   - DDP = FSDP, overlap, resharding, recompute, order of issue, GPipe order, the guarded device: the same
+ * bits (fp32 and bf16);
  *   - messages and bytes counted by comm = the sums over the program, exactly. */
 #include "program_test.h"
 
@@ -13,9 +15,14 @@ static am_comm *comm, *alone;
 
 enum { STEPS = 3 };
 
-typedef struct outcome { double loss[STEPS]; double *weights; int64_t n; } outcome;
+typedef struct outcome {
+    double loss[STEPS];
+    double *weights;
+    int64_t n;
+} outcome;
 
-static outcome run(const am_program_options *o, am_comm *c, am_dtype compute, const char *device, const am_exec_options *x)
+static outcome run(const am_program_options *o, am_comm *c, am_dtype compute, const char *device,
+                   const am_exec_options *x)
 {
     pt_run r;
     pt_shape s = pt_default_shape();
@@ -52,9 +59,11 @@ static am_program_options layout(int64_t shards, int64_t replicas, int micro)
 static void same_bits(const outcome *a, outcome b, const char *what)
 {
     for (int i = 0; i < STEPS; i++)
-        if (a->loss[i] != b.loss[i]) fail_msg("%s: loss of step %d is %.17g, not %.17g", what, i, b.loss[i], a->loss[i]);
+        if (a->loss[i] != b.loss[i])
+            fail_msg("%s: loss of step %d is %.17g, not %.17g", what, i, b.loss[i], a->loss[i]);
     assert_int_equal(a->n, b.n);
-    if (memcmp(a->weights, b.weights, (size_t)b.n * sizeof *b.weights) != 0) fail_msg("%s: weights differ", what);
+    if (memcmp(a->weights, b.weights, (size_t)b.n * sizeof *b.weights) != 0)
+        fail_msg("%s: weights differ", what);
     free(b.weights);
 }
 
@@ -72,8 +81,8 @@ static void close_to(const outcome *a, outcome b, double tolerance, const char *
     free(b.weights);
 }
 
-/* AdamW's first step divides a gradient by its own size, which magnifies rounding where a gradient is nearly 0: eps 1e-3 keeps the
- * update a smooth function, so that 1e-11 is 1e4 roundings of fp64. */
+/* AdamW's first step divides a gradient by its own size, which magnifies rounding where a gradient is nearly
+ * 0: eps 1e-3 keeps the update a smooth function, so that 1e-11 is 1e4 roundings of fp64. */
 static void test_layouts__equal_to_one_rank(void **state)
 {
     int P = am_comm_size(comm);
@@ -115,7 +124,8 @@ static void variants(am_dtype compute, int micro)
     for (uint64_t seed = 1; seed <= 3; seed++) {
         am_exec_options x = {.shuffle_seed = seed, .poison = true};
         same_bits(&base, run(&fsdp, comm, compute, "cpu", &x), "another legal order, dead memory poisoned");
-        same_bits(&base, run(&ddp, comm, compute, "cpu", &x), "DDP, another legal order, dead memory poisoned");
+        same_bits(&base, run(&ddp, comm, compute, "cpu", &x),
+                  "DDP, another legal order, dead memory poisoned");
     }
     free(base.weights);
 }
@@ -125,7 +135,10 @@ static void test_layouts__same_bits_fp32(void **state)
     variants(AM_F32, 1);
     variants(AM_F32, 2);
 }
-static void test_layouts__same_bits_bf16(void **state) { variants(AM_BF16, 2); }
+static void test_layouts__same_bits_bf16(void **state)
+{
+    variants(AM_BF16, 2);
+}
 
 static void test_layouts__hsdp(void **state)
 {
@@ -177,12 +190,15 @@ static void test_layouts__checker_finds_missing_wait(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layouts__equal_to_one_rank), cmocka_unit_test(test_layouts__same_bits_fp32),
-        cmocka_unit_test(test_layouts__same_bits_bf16),    cmocka_unit_test(test_layouts__hsdp),
+        cmocka_unit_test(test_layouts__equal_to_one_rank),
+        cmocka_unit_test(test_layouts__same_bits_fp32),
+        cmocka_unit_test(test_layouts__same_bits_bf16),
+        cmocka_unit_test(test_layouts__hsdp),
         cmocka_unit_test(test_layouts__checker_finds_missing_wait),
     };
     am_comm_options options = {.max_requests = 512};
-    if (am_comm_create(NULL, &options, &comm) != AM_OK || am_comm_create("self", &options, &alone) != AM_OK) return 1;
+    if (am_comm_create(NULL, &options, &comm) != AM_OK || am_comm_create("self", &options, &alone) != AM_OK)
+        return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (am_comm_free(&comm) != AM_OK || am_comm_free(&alone) != AM_OK) return 1;
     return failed;
