@@ -1,4 +1,5 @@
-/* cli_support.c: what several commands share; am_cli_source_open is where MODEL|CHECKPOINT becomes weights and a card. */
+/* cli_support.c: what several commands share; am_cli_source_open is where MODEL|CHECKPOINT becomes weights
+ * and a card. */
 #include "cli/cli_support.h"
 
 #include <dirent.h>
@@ -6,7 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- files ------------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ------------------------------------------------------------------------------------------------------- */
 
 bool am_cli_is_dir(const char *path)
 {
@@ -14,7 +16,10 @@ bool am_cli_is_dir(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 am_status am_cli_list(const char *dir, const char *pattern, char ***names, size_t *count)
 {
@@ -66,31 +71,21 @@ const char *am_cli_thousands(int64_t n, char out[32])
     return out;
 }
 
-/* ---- ranks ------------------------------------------------------------------------------------------------------- */
-
-am_status am_cli_agree(am_engine *e, am_status mine)
-{
-    am_status st = AM_OK;
-    int64_t first = 0;
-    if (e->size == 1) return mine;
-    AM_TRY(am_comm_max(e->comm, mine == AM_OK ? 0 : e->size - e->rank, &first));
-    if (first == 0) goto done;
-    if (mine != AM_OK && e->size - e->rank == first) return mine; /* its message stands in this thread's trace */
-    AM_TRY(am_comm_barrier(e->comm));                             /* until that rank ends us */
-    return mine;
-done:
-    return st;
-}
+/* ---- ranks
+ * ------------------------------------------------------------------------------------------------------- */
 
 am_status am_cli_one_rank(am_engine *e, const char *command)
 {
     am_status mine = AM_OK;
     if (e->size > 1 && e->rank == 0)
-        mine = am_fail(AM_ERR_USAGE, "%s runs on one rank and was started on %d: start it without mpirun, or with -np 1", command, e->size);
-    return am_cli_agree(e, mine);
+        mine = am_fail(AM_ERR_USAGE,
+                       "%s runs on one rank and was started on %d: start it without mpirun, or with -np 1",
+                       command, e->size);
+    return am_engine_together(e, mine);
 }
 
-/* ---- MODEL|CHECKPOINT ---------------------------------------------------------------------------------------------- */
+/* ---- MODEL|CHECKPOINT
+ * ---------------------------------------------------------------------------------------------- */
 
 static am_status has_file(const char *dir, const char *name, bool *out)
 {
@@ -122,7 +117,8 @@ static am_status newest_step(const char *dir, char **out)
         am_free(out);
         AM_TRY(am_strdup(path, out));
     }
-    AM_CHECK(n == 0 || *out, AM_ERR_CHECKPOINT, "%s holds %zu step directories and none has a manifest.json: no save was completed", dir, n);
+    AM_CHECK(n == 0 || *out, AM_ERR_CHECKPOINT,
+             "%s holds %zu step directories and none has a manifest.json: no save was completed", dir, n);
 done:
     am_free(&path);
     am_cli_free_names(&names, n);
@@ -153,7 +149,8 @@ done:
     return st;
 }
 
-/* The recipe only adds what the user let pass by name; one that this version does not read is no reason to refuse weights. */
+/* The recipe only adds what the user let pass by name; one that this version does not read is no reason to
+ * refuse weights. */
 static am_status read_recipe(am_cli_source *s)
 {
     am_status st = AM_OK;
@@ -184,9 +181,11 @@ static am_status open_checkpoint(am_cli_source *s, const am_cli_source_options *
     if (!card && s->recipe) card = am_config_string(s->recipe, "model.card");
     if (!card && s->state.family && *s->state.family) card = s->state.family;
     AM_CHECK(dir && *dir && am_path_exists(dir), AM_ERR_CHECKPOINT,
-             "%s was trained from the model in %s, which is not there: name its directory with --model", s->step_dir, dir && *dir ? dir : "(nothing)");
+             "%s was trained from the model in %s, which is not there: name its directory with --model",
+             s->step_dir, dir && *dir ? dir : "(nothing)");
     while (s->ignore && s->ignore[n]) n++;
-    AM_TRY(am_model_open(dir, o->weights == AM_HF_WEIGHTS_REQUIRED ? AM_HF_WEIGHTS_OPTIONAL : o->weights, card, s->ignore, n, &s->model));
+    AM_TRY(am_model_open(dir, o->weights == AM_HF_WEIGHTS_REQUIRED ? AM_HF_WEIGHTS_OPTIONAL : o->weights,
+                         card, s->ignore, n, &s->model));
 done:
     return st;
 }
@@ -230,7 +229,8 @@ am_status am_cli_compute_dtype(const char *text, const am_hf_model *m, am_dtype 
     am_status st = AM_OK;
     *out = m->has_dtype && m->dtype == AM_BF16 ? AM_BF16 : AM_F32;
     if (!text) goto done;
-    AM_CHECK(am_dtype_parse(text, out) && (*out == AM_F32 || *out == AM_BF16), AM_ERR_USAGE, "--dtype is float32 or bfloat16, not %s", text);
+    AM_CHECK(am_dtype_parse(text, out) && (*out == AM_F32 || *out == AM_BF16), AM_ERR_USAGE,
+             "--dtype is float32 or bfloat16, not %s", text);
 done:
     return st;
 }
@@ -240,7 +240,9 @@ am_status am_cli_check_tokenizer(const am_tokenizer *t, const am_hf_model *m)
     am_status st = AM_OK;
     int64_t vocab = 0, ids = am_tokenizer_vocab_size(t);
     AM_TRY(am_hf_config_i64(m, "vocab_size", 0, &vocab));
-    AM_CHECK(vocab <= 0 || ids <= vocab, AM_ERR_MODEL, "%s has token ids up to %" PRId64 ", the model of %s only %" PRId64 " (vocab_size): this is not the model's tokenizer",
+    AM_CHECK(vocab <= 0 || ids <= vocab, AM_ERR_MODEL,
+             "%s has token ids up to %" PRId64 ", the model of %s only %" PRId64
+             " (vocab_size): this is not the model's tokenizer",
              am_tokenizer_path(t), ids - 1, m->config_path, vocab);
 done:
     return st;

@@ -41,9 +41,6 @@ am_status am_cli_check_tokenizer(const am_tokenizer *t, const am_hf_model *m) AM
 
 /* ---- ranks ------------------------------------------------------------------------------------------------------- */
 
-/** Every rank brings its status; one that failed returns it (the first in rank order), the others wait to be ended by it.
- *  So that a mistake that all ranks see is told once.  [collective] */
-am_status am_cli_agree(am_engine *e, am_status mine) AM_WARN_UNUSED;
 /** AM_ERR_USAGE when there are several ranks.  [collective] */
 am_status am_cli_one_rank(am_engine *e, const char *command) AM_WARN_UNUSED;
 

@@ -173,8 +173,8 @@ static am_status run(am_eval *v)
                             .threads = (int)am_cli_int(v->cli, "threads"),
                             .quiet = true};
     AM_TRY(am_engine_open(&eo, &v->engine));
-    AM_TRY(am_cli_agree(v->engine, open_model(v)));
-    AM_TRY(am_cli_agree(v->engine, open_data(v)));
+    AM_TRY(am_engine_together(v->engine, open_model(v)));
+    AM_TRY(am_engine_together(v->engine, open_data(v)));
     AM_TRY(compile(v));
     for (int i = 0; i < v->num_sets; i++) {
         am_evaluation r;

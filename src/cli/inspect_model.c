@@ -1,12 +1,14 @@
 /* inspect_model.c: a model as its card sees it: parameters, layers grouped into kinds, what lies on disk.
- * Two layers are of one kind when their operators, attributes, operand shapes and parameter names are the same. */
+ * Two layers are of one kind when their operators, attributes, operand shapes and parameter names are the
+ * same. */
 #include "cli/inspect.h"
 
 #include "hf/chat.h"
 
 #include <string.h>
 
-/* ---- layers and kinds ------------------------------------------------------------------------------------------------- */
+/* ---- layers and kinds
+ * ------------------------------------------------------------------------------------------------- */
 
 /* "model.layers.3.mlp.up_proj.weight" → "mlp.up_proj.weight": what follows the layer's own number. */
 static const char *name_within(const am_param *p)
@@ -28,7 +30,8 @@ static uint64_t hash_value(am_graph *g, const am_node *n, int value, uint64_t h)
         return am_hash64(name, strlen(name), h);
     }
     am_node *producer = v->producer >= 0 ? am_graph_node_at(g, v->producer) : NULL;
-    bool table = v->life == AM_LIFE_CONST || (producer && producer->layer != n->layer && strcmp(producer->def->name, "rope_angles") == 0);
+    bool table = v->life == AM_LIFE_CONST ||
+                 (producer && producer->layer != n->layer && strcmp(producer->def->name, "rope_angles") == 0);
     return table ? am_hash64(&value, sizeof value, h) : h; /* another table of angles is another kind */
 }
 
@@ -58,8 +61,9 @@ static json_t *attention_json(am_graph *g, int layer)
         const am_node *n = am_graph_node_at(g, i);
         if (n->layer != layer || strcmp(n->def->name, "attention") != 0) continue;
         const am_value *q = am_graph_value_at(g, n->in[0]), *k = am_graph_value_at(g, n->in[1]);
-        return json_pack("{s:I, s:I, s:I, s:I}", "heads", (json_int_t)q->dim[1].global, "kv_heads", (json_int_t)k->dim[1].global, "width",
-                         (json_int_t)q->dim[2].global, "window", (json_int_t)n->attrs.window);
+        return json_pack("{s:I, s:I, s:I, s:I}", "heads", (json_int_t)q->dim[1].global, "kv_heads",
+                         (json_int_t)k->dim[1].global, "width", (json_int_t)q->dim[2].global, "window",
+                         (json_int_t)n->attrs.window);
     }
     return json_null();
 }
@@ -74,7 +78,8 @@ static json_t *kind_json(am_graph *g, int layer)
         parameters += am_param_elements(p);
         json_array_append_new(tensors, tensor_json(p, name_within(p)));
     }
-    return json_pack("{s:i, s:I, s:o, s:o}", "count", 0, "parameters", (json_int_t)parameters, "attention", attention_json(g, layer), "tensors", tensors);
+    return json_pack("{s:i, s:I, s:o, s:o}", "count", 0, "parameters", (json_int_t)parameters, "attention",
+                     attention_json(g, layer), "tensors", tensors);
 }
 
 /* "0-2,5" with one more layer. */
@@ -83,11 +88,14 @@ static am_status extend_ranges(json_t *kind, int layer, int *last)
     am_status st = AM_OK;
     am_str s = {0};
     const char *old = json_string_value(json_object_get(kind, "layers"));
-    if (!old) AM_TRY(am_str_printf(&s, "%d", layer));
+    if (!old)
+        AM_TRY(am_str_printf(&s, "%d", layer));
     else if (*last == layer - 1) {
         const char *comma = strrchr(old, ','), *part = comma ? comma + 1 : old;
-        AM_TRY(am_str_printf(&s, "%.*s%.*s-%d", (int)(part - old), old, (int)strcspn(part, "-"), part, layer));
-    } else AM_TRY(am_str_printf(&s, "%s,%d", old, layer));
+        AM_TRY(
+            am_str_printf(&s, "%.*s%.*s-%d", (int)(part - old), old, (int)strcspn(part, "-"), part, layer));
+    } else
+        AM_TRY(am_str_printf(&s, "%s,%d", old, layer));
     json_object_set_new(kind, "layers", json_string(s.s));
     json_object_set_new(kind, "count", json_integer(json_integer_value(json_object_get(kind, "count")) + 1));
     *last = layer;
@@ -133,7 +141,8 @@ static void count_parameters(am_graph *g, const char *const *frozen, size_t num_
         for (size_t k = 0; k < num_frozen; k++) free = free && strcmp(frozen[k], p->name) != 0;
         total += am_param_elements(p);
         trainable += free ? am_param_elements(p) : 0;
-        if (p->layer < 0 || p->layer >= am_graph_num_layers(g)) json_array_append_new(outside, tensor_json(p, p->name));
+        if (p->layer < 0 || p->layer >= am_graph_num_layers(g))
+            json_array_append_new(outside, tensor_json(p, p->name));
     }
     json_object_set_new(out, "parameters", json_integer(total));
     json_object_set_new(out, "trainable", json_integer(trainable));
@@ -141,14 +150,17 @@ static void count_parameters(am_graph *g, const char *const *frozen, size_t num_
     json_object_set_new(out, "outside", outside);
 }
 
-/* ---- on disk ---------------------------------------------------------------------------------------------------------------- */
+/* ---- on disk
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
 static void disk_json(const am_hf_model *m, json_t *out)
 {
     json_t *dtypes = json_object();
     for (int64_t i = 0; i < m->num_tensors; i++) {
         const char *name = am_dtype_name(m->tensors[i]->dtype);
-        json_object_set_new(dtypes, name, json_integer(json_integer_value(json_object_get(dtypes, name)) + 1));
+        json_object_set_new(dtypes, name,
+                            json_integer(json_integer_value(json_object_get(dtypes, name)) + 1));
     }
     json_object_set_new(out, "dtype", m->has_dtype ? json_string(am_dtype_name(m->dtype)) : json_null());
     json_object_set_new(out, "dtypes", dtypes);
@@ -167,7 +179,8 @@ static am_status tokenizer_json(const am_hf_model *m, json_t *out)
     if (!am_path_exists(path)) goto done;
     if (am_tokenizer_open(m->dir, &t) == AM_OK) {
         am_status fits = am_cli_check_tokenizer(t, m);
-        o = json_pack("{s:s, s:I, s:b}", "sha256", am_tokenizer_sha256(t), "vocab_size", (json_int_t)am_tokenizer_vocab_size(t), "fits", fits == AM_OK);
+        o = json_pack("{s:s, s:I, s:b}", "sha256", am_tokenizer_sha256(t), "vocab_size",
+                      (json_int_t)am_tokenizer_vocab_size(t), "fits", fits == AM_OK);
         if (fits != AM_OK) json_object_set_new(o, "error", json_string(am_error_message()));
     } else {
         o = json_pack("{s:s}", "error", am_error_message());
@@ -186,8 +199,10 @@ static void template_json(const am_hf_model *m, json_t *out)
     am_chat *c = NULL;
     json_t *o = json_null();
     if (am_chat_exists(m->dir)) {
-        if (am_chat_open(m->dir, NULL, NULL, &c) == AM_OK) o = json_pack("{s:s}", "sha256", am_chat_sha256(c));
-        else o = json_pack("{s:s}", "error", am_error_message());
+        if (am_chat_open(m->dir, NULL, NULL, &c) == AM_OK)
+            o = json_pack("{s:s}", "sha256", am_chat_sha256(c));
+        else
+            o = json_pack("{s:s}", "error", am_error_message());
         am_error_clear();
     }
     json_object_set_new(out, "chat_template", o);
@@ -198,8 +213,8 @@ am_status am_inspect_model(const am_model *m, const char *const *frozen, size_t 
 {
     am_status st = AM_OK;
     am_graph *g = NULL;
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s}", "model_type", m->hf->model_type, "family", am_card_family(m->card, 0), "card", am_card_path(m->card), "dir",
-                          m->hf->dir);
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s}", "model_type", m->hf->model_type, "family",
+                          am_card_family(m->card, 0), "card", am_card_path(m->card), "dir", m->hf->dir);
     AM_CHECK(o, AM_ERR_MODEL, "%s: a path or name is not UTF-8", m->hf->config_path);
     AM_TRY(am_model_graph(m, 1, 1, AM_F32, &g));
     disk_json(m->hf, o);
@@ -215,18 +230,28 @@ done:
     return st;
 }
 
-/* ---- for people ---------------------------------------------------------------------------------------------------------------- */
+/* ---- for people
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
-static const char *text(const json_t *o, const char *key) { return json_string_value(json_object_get(o, key)); }
-static int64_t number(const json_t *o, const char *key) { return json_integer_value(json_object_get(o, key)); }
+static const char *text(const json_t *o, const char *key)
+{
+    return json_string_value(json_object_get(o, key));
+}
+static int64_t number(const json_t *o, const char *key)
+{
+    return json_integer_value(json_object_get(o, key));
+}
 
 static void print_tensors(const json_t *tensors)
 {
     size_t i, d;
     json_t *t, *n;
-    json_array_foreach(tensors, i, t) {
+    json_array_foreach(tensors, i, t)
+    {
         printf("    %-44s [", text(t, "name"));
-        json_array_foreach(json_object_get(t, "shape"), d, n) printf("%s%" JSON_INTEGER_FORMAT, d ? ", " : "", json_integer_value(n));
+        json_array_foreach(json_object_get(t, "shape"), d, n)
+            printf("%s%" JSON_INTEGER_FORMAT, d ? ", " : "", json_integer_value(n));
         printf("]%s\n", number(t, "uses") > 1 ? "  used twice (tied)" : "");
     }
 }
@@ -235,10 +260,11 @@ static void print_kind(const json_t *k)
 {
     char n[32];
     const json_t *a = json_object_get(k, "attention");
-    printf("  layer%s %s (%" PRId64 "), %s parameters each", number(k, "count") > 1 ? "s" : "", text(k, "layers"), number(k, "count"),
-           am_cli_thousands(number(k, "parameters"), n));
+    printf("  layer%s %s (%" PRId64 "), %s parameters each", number(k, "count") > 1 ? "s" : "",
+           text(k, "layers"), number(k, "count"), am_cli_thousands(number(k, "parameters"), n));
     if (json_is_object(a)) {
-        printf("; attention of %" PRId64 " heads over %" PRId64 ", %" PRId64 " wide", number(a, "heads"), number(a, "kv_heads"), number(a, "width"));
+        printf("; attention of %" PRId64 " heads over %" PRId64 ", %" PRId64 " wide", number(a, "heads"),
+               number(a, "kv_heads"), number(a, "width"));
         if (number(a, "window") > 0) printf(", window of %" PRId64 " tokens", number(a, "window"));
     }
     printf("\n");
@@ -249,10 +275,17 @@ static void print_identity(const json_t *m)
 {
     const json_t *t = json_object_get(m, "tokenizer"), *c = json_object_get(m, "chat_template");
     printf("tokenizer      ");
-    if (!json_is_object(t)) printf("none\n");
-    else if (text(t, "error")) printf("%s\n", text(t, "error"));
-    else printf("%" PRId64 " ids, sha256 %s\n", number(t, "vocab_size"), text(t, "sha256"));
-    printf("chat template  %s%s\n", !json_is_object(c) ? "none" : text(c, "error") ? text(c, "error") : "sha256 ", json_is_object(c) && text(c, "sha256") ? text(c, "sha256") : "");
+    if (!json_is_object(t))
+        printf("none\n");
+    else if (text(t, "error"))
+        printf("%s\n", text(t, "error"));
+    else
+        printf("%" PRId64 " ids, sha256 %s\n", number(t, "vocab_size"), text(t, "sha256"));
+    printf("chat template  %s%s\n",
+           !json_is_object(c) ? "none"
+           : text(c, "error") ? text(c, "error")
+                              : "sha256 ",
+           json_is_object(c) && text(c, "sha256") ? text(c, "sha256") : "");
 }
 
 void am_inspect_print_model(const json_t *m)
@@ -262,13 +295,17 @@ void am_inspect_print_model(const json_t *m)
     json_t *v, *kind;
     size_t i;
     printf("model          %s\n", text(m, "dir"));
-    printf("family         %s (model_type %s), card %s\n", text(m, "family"), text(m, "model_type"), text(m, "card"));
-    printf("parameters     %s, %s of them trainable\n", am_cli_thousands(number(m, "parameters"), a), am_cli_thousands(number(m, "trainable"), b));
+    printf("family         %s (model_type %s), card %s\n", text(m, "family"), text(m, "model_type"),
+           text(m, "card"));
+    printf("parameters     %s, %s of them trainable\n", am_cli_thousands(number(m, "parameters"), a),
+           am_cli_thousands(number(m, "trainable"), b));
     if (number(m, "files") == 0) {
         printf("on disk        config.json only, no weights\n");
     } else {
-        printf("on disk        %s in %" PRId64 " file%s:", am_cli_bytes(number(m, "bytes"), a), number(m, "files"), number(m, "files") == 1 ? "" : "s");
-        json_object_foreach(json_object_get(m, "dtypes"), name, v) printf(" %" JSON_INTEGER_FORMAT " tensors %s", json_integer_value(v), name);
+        printf("on disk        %s in %" PRId64 " file%s:", am_cli_bytes(number(m, "bytes"), a),
+               number(m, "files"), number(m, "files") == 1 ? "" : "s");
+        json_object_foreach(json_object_get(m, "dtypes"), name, v)
+            printf(" %" JSON_INTEGER_FORMAT " tensors %s", json_integer_value(v), name);
         printf("\n");
     }
     print_identity(m);

@@ -1,4 +1,5 @@
-/* sampling.c: greedy choice, or temperature, top-k and top-p over sorted logits with counter-based random numbers. */
+/* sampling.c: greedy choice, or temperature, top-k and top-p over sorted logits with counter-based random
+ * numbers. */
 #include "cli/sampling.h"
 
 #include <math.h>
@@ -17,7 +18,9 @@ static am_status largest(const float *logits, int64_t vocab, int32_t *token)
     am_status st = AM_OK;
     *token = 0;
     for (int64_t v = 0; v < vocab; v++) {
-        AM_CHECK(isfinite(logits[v]), AM_ERR_NUMERIC, "the logit of token %" PRId64 " is %f: the weights or the computation are broken", v, (double)logits[v]);
+        AM_CHECK(isfinite(logits[v]), AM_ERR_NUMERIC,
+                 "the logit of token %" PRId64 " is %f: the weights or the computation are broken", v,
+                 (double)logits[v]);
         if (logits[v] > logits[*token]) *token = (int32_t)v;
     }
 done:
@@ -33,7 +36,8 @@ static int64_t keep(const am_sampling *o, const float *logits, int64_t vocab, in
     qsort_r(order, (size_t)vocab, sizeof *order, by_logit, (void *)(uintptr_t)logits);
     max = (double)logits[order[0]];
     for (int64_t i = 0; i < n; i++) total += exp(((double)logits[order[i]] - max) / o->temperature);
-    for (; k < n && (k == 0 || before < o->top_p * total); k++) before += exp(((double)logits[order[k]] - max) / o->temperature);
+    for (; k < n && (k == 0 || before < o->top_p * total); k++)
+        before += exp(((double)logits[order[k]] - max) / o->temperature);
     *mass = before;
     return k;
 }
@@ -50,8 +54,8 @@ static int32_t draw(const am_sampling *o, const float *logits, int64_t vocab, in
     return order[n - 1]; /* rounding */
 }
 
-am_status am_sample_token(const am_sampling *o, const float *logits, int64_t vocab, int32_t *order, int64_t step, int32_t *token,
-                          double *logprob)
+am_status am_sample_token(const am_sampling *o, const float *logits, int64_t vocab, int32_t *order,
+                          int64_t step, int32_t *token, double *logprob)
 {
     am_status st = AM_OK;
     double sum = 0;

@@ -143,7 +143,7 @@ static am_status place_spans(const am_segment *s, const am_order *o, am_span *sp
     am_status st = AM_OK;
     am_hole *taken = NULL;
     AM_TRY(am_calloc(n + 1, sizeof *taken, &taken));
-    qsort(spans, n, sizeof *spans, by_size);
+    if (n) qsort(spans, n, sizeof *spans, by_size);
     *bytes = 0;
     for (size_t i = 0; i < n; i++) {
         size_t m = 0;
@@ -151,7 +151,7 @@ static am_status place_spans(const am_segment *s, const am_order *o, am_span *sp
         for (size_t j = 0; j < i; j++)
             if (!span_before(s, o, &spans[i], &spans[j]) && !span_before(s, o, &spans[j], &spans[i]))
                 taken[m++] = (am_hole){spans[j].offset, spans[j].offset + spans[j].bytes};
-        qsort(taken, m, sizeof *taken, by_begin);
+        if (m) qsort(taken, m, sizeof *taken, by_begin);
         for (size_t j = 0; j < m && taken[j].begin < at + spans[i].bytes; j++)
             at = am_max_i64(at, taken[j].end);
         spans[i].offset = at;

@@ -151,7 +151,7 @@ static am_status read_run(const am_config *cfg, am_settings *s)
     s->overlap = am_config_bool(cfg, "distributed.overlap");
     s->reshard = am_config_bool(cfg, "distributed.reshard_after_forward");
     s->defer_sync = am_config_bool(cfg, "distributed.defer_fsdp_grad_sync");
-    if (!s->run_dir) AM_TRY(am_strdup("runs/run", &s->run_dir));
+    if (!s->run_dir) AM_TRY(am_strdup(AM_RUN_DIR_DEFAULT, &s->run_dir));
     const char *dir = am_config_string(cfg, "checkpoint.checkpoint_dir");
     if (dir) AM_TRY(am_strdup(dir, &s->ckpt_dir));
     else AM_TRY(am_path_join(s->run_dir, "checkpoints", &s->ckpt_dir));

@@ -273,8 +273,8 @@ static am_status committed(am_run *r)
     if (r->ckpt) AM_TRY(am_ckpt_poll(r->ckpt, true, &failed));
     else mine = am_fail(AM_ERR_CHECKPOINT, "step %" PRId64 " is lost: checkpoint.enabled is false", r->step);
     if (failed || (r->ckpt && am_ckpt_failure(r->ckpt)))
-        mine = am_fail(AM_ERR_CHECKPOINT, "the checkpoint of step %" PRId64 " was not written: %s; start again to go on from the one before", r->step,
-                       am_ckpt_failure(r->ckpt) ? am_ckpt_failure(r->ckpt) : "see above");
+        mine = am_fail(AM_ERR_CHECKPOINT, "step %" PRId64 " is lost: its checkpoint was not committed, for the reason above; make room and start again to go on "
+                       "from the one before", r->step);
     AM_TRY(am_engine_together(r->engine, mine));
 done:
     return st;

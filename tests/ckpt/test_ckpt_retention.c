@@ -131,6 +131,22 @@ static void test_retention__what_is_not_ours(void **state)
     assert_int_equal(ct_latest(dir, &r, ct_comm), 3);
 }
 
+/* A copy or a link counts for nothing: it pushes no checkpoint out. */
+static void test_retention__copies_do_not_count(void **state)
+{
+    const char *dir = ct_own_dir(), *elsewhere = ct_own_dir();
+    save_all(dir, 0, (int[]){1, 4}, 2);
+    ct_copy_dir(step_dir(dir, 4), ct_path("%s/step_4", dir));
+    ct_copy_dir(step_dir(dir, 4), ct_path("%s/step_0000000004", dir));
+    ct_copy_dir(step_dir(dir, 4), ct_path("%s/copy", elsewhere));
+    assert_int_equal(symlink(ct_path("%s/copy", elsewhere), step_dir(dir, 5)), 0);
+    save_all(dir, 2, (int[]){6}, 1);
+    assert_true(whole(dir, 4) && whole(dir, 6));
+    assert_false(has(dir, 1));
+    assert_int_equal(ct_count(ct_path("%s/copy", elsewhere)), 2);
+    assert_int_equal(ct_count(ct_path("%s/step_4", dir)), 2);
+}
+
 /* Folders within a step directory go with it; links in it go, what they point to stays. */
 static void test_retention__folders_and_links_inside(void **state)
 {
@@ -292,6 +308,7 @@ int main(void)
         cmocka_unit_test(test_retention__torn_directories),
         cmocka_unit_test(test_retention__after_falling_back),
         cmocka_unit_test(test_retention__what_is_not_ours),
+        cmocka_unit_test(test_retention__copies_do_not_count),
         cmocka_unit_test(test_retention__folders_and_links_inside),
         cmocka_unit_test(test_retention__a_link_in_the_way),
         cmocka_unit_test(test_retention__many),

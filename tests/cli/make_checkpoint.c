@@ -1,12 +1,14 @@
-/* make_checkpoint MODEL DIR STEP FACTOR: a checkpoint of MODEL in DIR/step_…, its weights multiplied by FACTOR, so that a reader
- * that took them from the model instead of the checkpoint is found out.  Runs on any number of ranks (fsdp). */
+/* make_checkpoint MODEL DIR STEP FACTOR: a checkpoint of MODEL in DIR/step_…, its weights multiplied by
+ * FACTOR, so that a reader that took them from the model instead of the checkpoint is found out.  Runs on any
+ * number of ranks (fsdp). */
 #include "ckpt/ckpt.h"
 #include "cli/cli.h"
 #include "train/engine.h"
 
 #include <string.h>
 
-static const char recipe[] = "model:\n  pretrained_model_name_or_path: .\n"; /* parses; says nothing of its own */
+static const char recipe[] =
+    "model:\n  pretrained_model_name_or_path: .\n"; /* parses; says nothing of its own */
 
 static am_status scale_masters(am_exec *e, const am_program *p, double factor)
 {
@@ -39,7 +41,8 @@ static am_status save(am_engine *engine, char **argv)
     am_program_options o = am_program_defaults(AM_PROGRAM_TRAIN);
     o.mesh = am_engine_mesh(engine, true);
     o.rank = engine->rank;
-    AM_CHECK(am_parse_i64(argv[3], &step) && am_parse_f64(argv[4], &factor), AM_ERR_USAGE, "make_checkpoint MODEL DIR STEP FACTOR");
+    AM_CHECK(am_parse_i64(argv[3], &step) && am_parse_f64(argv[4], &factor), AM_ERR_USAGE,
+             "make_checkpoint MODEL DIR STEP FACTOR");
     AM_TRY(am_comm_set_mesh(engine->comm, &o.mesh));
     AM_TRY(am_model_open(argv[1], AM_HF_WEIGHTS_REQUIRED, NULL, NULL, 0, &model));
     AM_TRY(am_model_graph(model, 1, 8, AM_F32, &g));
@@ -49,7 +52,13 @@ static am_status save(am_engine *engine, char **argv)
     AM_TRY(scale_masters(e, p, factor));
     am_ckpt_options options = {.dir = argv[2]};
     AM_TRY(am_ckpt_create(&options, e, p, engine->comm, &k));
-    am_ckpt_state state = {.step = step, .samples = 12, .tokens = 3456, .seed = 77, .recipe = recipe, .model_dir = model->hf->dir, .family = am_card_family(model->card, 0)};
+    am_ckpt_state state = {.step = step,
+                           .samples = 12,
+                           .tokens = 3456,
+                           .seed = 77,
+                           .recipe = recipe,
+                           .model_dir = model->hf->dir,
+                           .family = am_card_family(model->card, 0)};
     AM_TRY(am_ckpt_save(k, &state));
     AM_TRY(am_ckpt_poll(k, true, &failed));
     AM_CHECK(!failed, AM_ERR_CHECKPOINT, "the save failed");

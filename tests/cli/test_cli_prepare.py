@@ -153,6 +153,7 @@ def check_told_once(folder):
         command = [MPIEXEC, "--oversubscribe", "-np", 3, AUTOMODEL, "prepare", "--input", source, "--tokenizer", model, "-o",
                    os.path.join(folder, "out")]
         start(command, code=code, says=says, once="] error:")
+    ranks(3, "prepare", "--inptu", bad, code=2, says="did you mean --input?", once="] error:")
 
 
 if __name__ == "__main__":

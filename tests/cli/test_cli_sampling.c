@@ -1,4 +1,5 @@
-/* Choosing a token: greedy, temperature, top-k, top-p, log probabilities.  Expected values: softmax computed by hand. */
+/* Choosing a token: greedy, temperature, top-k, top-p, log probabilities.  Expected values: softmax computed
+ * by hand. */
 #include "cli/sampling.h"
 
 #include <math.h>
@@ -97,7 +98,8 @@ static void test_cli_sampling__seed(void **state)
     float logits[V];
     int32_t order[V], a[64], b[64], c[64];
     double logprob;
-    am_sampling o = {.temperature = 1, .top_p = 1, .seed = 1}, other = {.temperature = 1, .top_p = 1, .seed = 2};
+    am_sampling o = {.temperature = 1, .top_p = 1, .seed = 1},
+                other = {.temperature = 1, .top_p = 1, .seed = 2};
     fill(logits);
     for (int s = 0; s < 64; s++) {
         assert_int_equal(am_sample_token(&o, logits, V, order, s, &a[s], &logprob), AM_OK);
@@ -123,8 +125,9 @@ static void test_cli_sampling__not_finite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cli_sampling__greedy), cmocka_unit_test(test_cli_sampling__plain),      cmocka_unit_test(test_cli_sampling__temperature),
-        cmocka_unit_test(test_cli_sampling__top_k),  cmocka_unit_test(test_cli_sampling__top_p),      cmocka_unit_test(test_cli_sampling__seed),
+        cmocka_unit_test(test_cli_sampling__greedy),      cmocka_unit_test(test_cli_sampling__plain),
+        cmocka_unit_test(test_cli_sampling__temperature), cmocka_unit_test(test_cli_sampling__top_k),
+        cmocka_unit_test(test_cli_sampling__top_p),       cmocka_unit_test(test_cli_sampling__seed),
         cmocka_unit_test(test_cli_sampling__not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -71,9 +71,11 @@ class Tree:
             folders[:] = sorted(f for f in folders if f not in SKIPPED_FOLDERS and not f.startswith("build"))
             for name in sorted(names):
                 path = os.path.join(folder, name)
+                if not os.path.isfile(path) or name.endswith((".safetensors", ".h5", ".hdf5", ".o")):
+                    continue
                 with open(path, "rb") as f:
                     data = f.read(8 << 20)
-                if b"\0" in data or name.endswith((".safetensors", ".h5", ".hdf5", ".o")):
+                if b"\0" in data:
                     continue
                 self.files[os.path.relpath(path, root)] = data.decode("utf-8", "replace")
 
