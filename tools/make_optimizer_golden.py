@@ -3,11 +3,14 @@
 
     tools/make_optimizer_golden.py [-o tests/golden/optimizer]
 
-updates.safetensors    Three updates on gradients taken from golden/llama/reference.safetensors, times GRADIENT_FACTORS, with LRS:
-                       after1.<tensor>, after3.<tensor>: the parameters after the first and the third.
-ten_steps.safetensors  Ten steps of transformers' model in fp32: input_ids and labels I64 [10, 4, 48], lr F64 [10], loss and
-                       grad_norm F32 [10], delta.<tensor>: how far each parameter went.  Clipping is active in every step.
-The hyper-parameters stand in the metadata.  Gradients are those of the mean over all supervised tokens of a step's four rows.
+updates.safetensors    Three updates on the gradients of golden/llama/reference.safetensors, times
+                       GRADIENT_FACTORS, with LRS: after1.<tensor>, after3.<tensor>: the parameters after the
+                       first and the third.
+ten_steps.safetensors  Ten steps of transformers' model in fp32: input_ids and labels I64 [10, 4, 48],
+                       lr F64 [10], loss and grad_norm F32 [10], delta.<tensor>: how far each parameter went.
+                       Clipping is active in every step.
+The hyper-parameters stand in the metadata.  Gradients are those of the mean over all supervised tokens of a step's
+four rows.
 """
 import argparse
 import os
@@ -26,17 +29,19 @@ STEPS, ROWS, LENGTH = 10, 4, 48
 
 
 def adamw(parameters):
-    return torch.optim.AdamW(parameters, lr=1e-3, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, foreach=False, fused=False)
+    return torch.optim.AdamW(parameters, lr=1e-3, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, foreach=False,
+                             fused=False)
 
 
 def metadata(**more):
-    return {"format": "pt", "torch": torch.__version__, "transformers": transformers.__version__, "beta1": str(BETAS[0]),
-            "beta2": str(BETAS[1]), "eps": str(EPS), "weight_decay": str(WEIGHT_DECAY), **more}
+    return {"format": "pt", "torch": torch.__version__, "transformers": transformers.__version__,
+            "beta1": str(BETAS[0]), "beta2": str(BETAS[1]), "eps": str(EPS), "weight_decay": str(WEIGHT_DECAY), **more}
 
 
 def updates(path):
     gradients = load_file(os.path.join(MODEL, "reference.safetensors"))
-    parameters = {n: torch.nn.Parameter(t) for n, t in load_file(os.path.join(MODEL, "model.safetensors")).items()}
+    weights = load_file(os.path.join(MODEL, "model.safetensors"))
+    parameters = {n: torch.nn.Parameter(t) for n, t in weights.items()}
     optimizer, out = adamw(parameters.values()), {}
     for k, (factor, lr) in enumerate(zip(GRADIENT_FACTORS, LRS)):
         for name, p in parameters.items():
@@ -45,7 +50,8 @@ def updates(path):
         optimizer.step()
         if k in (0, 2):
             out.update({f"after{k + 1}.{n}": p.detach().clone() for n, p in parameters.items()})
-    save_file(out, path, metadata=metadata(lrs=" ".join(map(str, LRS)), gradient_factors=" ".join(map(str, GRADIENT_FACTORS))))
+    factors = " ".join(map(str, GRADIENT_FACTORS))
+    save_file(out, path, metadata=metadata(lrs=" ".join(map(str, LRS)), gradient_factors=factors))
 
 
 def draw_batches(vocab):
@@ -64,7 +70,8 @@ def schedule(optimizer):
 
 
 def ten_steps(path):
-    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32,
+                                                              attn_implementation="eager")
     model.eval()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer = adamw(model.parameters())
@@ -81,8 +88,8 @@ def ten_steps(path):
         lrs.step()
     if min(norms) <= MAX_NORM:
         sys.exit(f"clipping at {MAX_NORM} is not active in every step: norms {norms}")
-    out = {"input_ids": ids, "labels": labels, "lr": torch.tensor(rates, dtype=torch.float64), "loss": torch.tensor(losses),
-           "grad_norm": torch.tensor(norms)}
+    out = {"input_ids": ids, "labels": labels, "lr": torch.tensor(rates, dtype=torch.float64),
+           "loss": torch.tensor(losses), "grad_norm": torch.tensor(norms)}
     out.update({"delta." + n: (p.detach() - before[n]).contiguous() for n, p in model.named_parameters()})
     save_file(out, path, metadata=metadata(max_norm=str(MAX_NORM)))
     print("loss", losses, "\nnorm", norms, "\nlr", rates)

@@ -47,7 +47,9 @@ typedef struct am_ckpt_options {
 int64_t   am_ckpt_staging_bytes(const am_program *p);
 /** Bytes of one checkpoint of all ranks together. */
 int64_t   am_ckpt_total_bytes(const am_program *p);
+/** Makes the directory.  One that everybody may write to is refused (AM_ERR_CHECKPOINT).  [collective] */
 am_status am_ckpt_create(const am_ckpt_options *o, am_exec *e, const am_program *p, am_comm *c, am_ckpt **out) AM_WARN_UNUSED;
+/** Waits for a writer; a write in progress is not committed (am_ckpt_poll does). */
 void      am_ckpt_free(am_ckpt **k);
 /** Is there room for `count` checkpoints and one export?  Rank 0 looks, all ranks get the answer.  [collective] */
 am_status am_ckpt_check_space(am_ckpt *k, int count, int64_t extra_bytes) AM_WARN_UNUSED;

@@ -54,6 +54,9 @@ am_status am_step_make(const char *step_dir) AM_WARN_UNUSED;
 void am_step_sweep(const char *step_dir, const json_t *keep);
 /** fsync a folder, and, with `ancestors`, the folders above it as far as they can be opened. */
 am_status am_dir_sync(const char *dir, bool ancestors) AM_WARN_UNUSED;
+/** Make the checkpoint directory when missing, flush it and the folders above; refused when everybody may write to it: a later
+ *  start would refuse what stands there. */
+am_status am_dir_prepare(const char *dir) AM_WARN_UNUSED;
 /** A folder's descriptor; refused when others may write to it or to its parent (a sticky bit excuses). */
 am_status am_dir_open(const char *dir, int *fd) AM_WARN_UNUSED;
 /** Open a regular file beneath a folder for reading; no link is followed.  `path` names it in errors. */

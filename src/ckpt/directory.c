@@ -91,7 +91,7 @@ am_status am_step_make(const char *step_dir)
 {
     am_status st = AM_OK;
     struct stat info;
-    if (mkdir(step_dir, 0777) == 0) goto done;
+    if (mkdir(step_dir, 0775) == 0) goto done; /* never for everybody, even with umask 0: see check_owner */
     int why = errno;
     AM_CHECK(why == EEXIST, AM_ERR_IO, "cannot make the directory %s: %s", step_dir, strerror(why));
     AM_CHECK(lstat(step_dir, &info) == 0 && S_ISDIR(info.st_mode), AM_ERR_IO,
@@ -211,6 +211,23 @@ static am_status check_owner(int fd, const char *at, const char *dir, const char
              "%s: %s can be written by everybody, so its contents cannot be trusted; chmod o-w it", dir,
              what);
 done:
+    return st;
+}
+
+am_status am_dir_prepare(const char *dir)
+{
+    am_status st = AM_OK;
+    struct stat info;
+    int fd = -1;
+    bool there = stat(dir, &info) == 0;
+    AM_TRY(am_mkdirs(dir));
+    fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    AM_CHECK(fd >= 0, AM_ERR_IO, "cannot open the directory %s: %s", dir, strerror(errno));
+    if (!there && fstat(fd, &info) == 0) (void)fchmod(fd, info.st_mode & 07777 & ~(mode_t)S_IWOTH);
+    AM_TRY(check_owner(fd, ".", dir, "the directory"));
+    AM_TRY(am_dir_sync(dir, true));
+done:
+    if (fd >= 0) close(fd);
     return st;
 }
 

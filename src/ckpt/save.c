@@ -1,7 +1,7 @@
 /* save.c: the object, and the collective side of a save.  A rank's file is written by a thread of its own
  * (write.c); when async the training thread goes on, otherwise it waits here in short turns, so that no rank
- * stands in a collective for as long as the slowest disk takes.  The commit (commit.c) follows the agreement of all
- * ranks; until then the previous checkpoint is the latest. */
+ * stands in a collective for as long as the slowest disk takes.  The commit (commit.c) follows the agreement
+ * of all ranks; until then the previous checkpoint is the latest. */
 #include "ckpt/ckpt_internal.h"
 
 #include <errno.h>
@@ -85,6 +85,19 @@ done:
     return st;
 }
 
+/* Collective: rank 0 makes the directory, and all go on or none. */
+static am_status prepare(am_ckpt *k)
+{
+    am_status st = AM_OK;
+    char text[512] = "";
+    if (am_comm_rank(k->c) == 0 && am_dir_prepare(k->dir) != AM_OK)
+        snprintf(text, sizeof text, "%s", am_error_message());
+    AM_TRY(am_comm_bcast(k->c, text, sizeof text, 0));
+    AM_CHECK(!text[0], AM_ERR_CHECKPOINT, "%s", text);
+done:
+    return st;
+}
+
 am_status am_ckpt_create(const am_ckpt_options *o, am_exec *e, const am_program *p, am_comm *c, am_ckpt **out)
 {
     am_status st = AM_OK;
@@ -99,8 +112,7 @@ am_status am_ckpt_create(const am_ckpt_options *o, am_exec *e, const am_program 
     AM_TRY(init_lock(k));
     AM_TRY(delay_of_environment(k));
     AM_TRY(am_strdup(o->dir, &k->dir));
-    AM_TRY(am_mkdirs(o->dir));
-    if (am_comm_rank(c) == 0) AM_TRY(am_dir_sync(o->dir, true));
+    AM_TRY(prepare(k));
     AM_TRY(am_pieces_list(p, true, &k->pieces));
     if (o->async) AM_TRY(am_calloc((size_t)pieces_bytes(&k->pieces, p), 1, &k->staging));
     AM_TRY(am_calloc(AM_CKPT_CHUNK, slot_size(p), &k->chunk));
@@ -235,6 +247,7 @@ static am_status collect_reason(am_ckpt *k, char *reason, size_t size)
 {
     am_status st = AM_OK;
     char *all = NULL;
+    snprintf(reason, size, "a rank failed and left no message");
     AM_TRY(am_calloc((size_t)am_comm_size(k->c), sizeof k->message, &all));
     AM_TRY(am_comm_allgather(k->c, k->message, sizeof k->message, all));
     for (int r = 0; r < am_comm_size(k->c); r++) {

@@ -159,7 +159,15 @@ static am_status describe(const am_program *p, am_str *out)
             AM_TRY(am_str_printf(out, "%s of %" PRId64 " bytes in micro-batch %d\n", op->label, op->piece_bytes, s->micro_batch));
         }
     }
+    size_t begin = out->len, to = begin;
     AM_TRY(am_program_print(p, out));
+    for (size_t i = begin; i < out->len;) { /* without addresses, which differ between ranks */
+        size_t digits = out->s[i] == '+' ? strspn(out->s + i + 1, "0123456789") : 0;
+        if (digits) i += 1 + digits;
+        else out->s[to++] = out->s[i++];
+    }
+    out->len = to;
+    out->s[to] = '\0';
 done:
     return st;
 }

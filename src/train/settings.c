@@ -3,6 +3,7 @@
 
 #include "train/prepared.h"
 
+#include <dirent.h>
 #include <glob.h>
 #include <stdlib.h>
 #include <string.h>
@@ -257,30 +258,37 @@ done:
     return st;
 }
 
-/* The shard files of a section: those named, or those that prepare made of its JSONL. */
-static am_status find_shards(const am_settings *s, const char *section, glob_t *found)
+/* Where the shards of a section lie: a folder, all of it, so that a missing one is noticed; or the files that a pattern names. */
+typedef struct shard_paths { char *folder; glob_t named; } shard_paths;
+
+static bool holds_shards(const char *folder)
+{
+    bool found = false;
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && !found && (e = readdir(d));) found = am_glob_match("*.h5", e->d_name);
+    if (d) closedir(d);
+    return found;
+}
+
+static am_status find_shards(const am_settings *s, const char *section, shard_paths *out)
 {
     am_status st = AM_OK;
     const am_config *cfg = s->cfg;
-    const char *target = am_config_target(cfg, section), *data_dir = NULL, *shape = "*.h5";
-    char path[96], *made = NULL, key[96];
+    const char *target = am_config_target(cfg, section), *shape = "*.h5";
+    char path[96];
     am_str all = {0};
+    bool made, found;
     AM_CHECK(target, AM_ERR_CONFIG, "the recipe has no section %s with a _target_", section);
-    snprintf(key, sizeof key, "%s.%s", section, strcmp(target, "ShardDataset") == 0 ? "data_dir" : "path_or_dataset_id");
-    if (strcmp(target, "ShardDataset") == 0) {
-        snprintf(path, sizeof path, "%s.data_dir", section);
-        data_dir = am_config_string(cfg, path);
-        snprintf(path, sizeof path, "%s.pattern", section);
-        shape = am_config_string(cfg, path);
-    } else {
-        AM_TRY(am_prepared_dir(s->run_dir, section, &made));
-        data_dir = made;
-    }
-    AM_TRY(am_str_printf(&all, "%s/%s", data_dir, shape));
-    AM_CHECK(glob(all.s, 0, NULL, found) == 0 && found->gl_pathc > 0, AM_ERR_DATA, "%s: there are no token shards %s; make them first: automodel prepare CONFIG%s",
-             WHERE(key), all.s, made ? "" : " (or --input FILE.jsonl --tokenizer MODEL -o DIR)");
+    made = strcmp(target, "ShardDataset") != 0;
+    snprintf(path, sizeof path, "%s.pattern", section);
+    if (!made) shape = am_config_string(cfg, path);
+    snprintf(path, sizeof path, "%s.%s", section, made ? "path_or_dataset_id" : "data_dir");
+    AM_TRY(made ? am_prepared_dir(s->run_dir, section, &out->folder) : am_strdup(am_config_string(cfg, path), &out->folder));
+    AM_TRY(am_str_printf(&all, "%s/%s", out->folder, shape));
+    found = strcmp(shape, "*.h5") == 0 ? holds_shards(out->folder) : glob(all.s, 0, NULL, &out->named) == 0;
+    AM_CHECK(found, AM_ERR_DATA, "%s: there are no token shards %s; make them first: automodel prepare CONFIG%s", WHERE(path), all.s,
+             made ? "" : " (or --input FILE.jsonl --tokenizer MODEL -o DIR)");
 done:
-    am_free(&made);
     am_str_release(&all);
     return st;
 }
@@ -288,12 +296,16 @@ done:
 am_status am_settings_dataset(const am_settings *s, const char *section, bool training, const char *tokenizer_sha256, int64_t vocab_size, am_dataset **out)
 {
     am_status st = AM_OK;
-    glob_t found = {0};
+    shard_paths found = {0};
     int64_t epochs = !training ? 1 : s->num_epochs ? s->num_epochs : s->max_steps ? 0 : 1;
     AM_TRY(find_shards(s, section, &found));
-    am_dataset_options o = {.paths = (const char *const *)found.gl_pathv, .num_paths = (int)found.gl_pathc, .row_len = s->seq_len, .packed = s->packed,
+    am_dataset_options o = {.paths = (const char *const *)&found.folder, .num_paths = 1, .row_len = s->seq_len, .packed = s->packed,
                             .shuffle = training && s->shuffle, .seed = s->seed, .long_samples = s->long_samples, .num_epochs = epochs,
                             .limit_sequences = training ? s->limit_samples : 0, .vocab_size = vocab_size, .tokenizer_sha256 = tokenizer_sha256};
+    if (found.named.gl_pathc > 0) {
+        o.paths = (const char *const *)found.named.gl_pathv;
+        o.num_paths = (int)found.named.gl_pathc;
+    }
     if (!training) {
         char path[96];
         snprintf(path, sizeof path, "%s.limit_dataset_samples", section);
@@ -301,6 +313,7 @@ am_status am_settings_dataset(const am_settings *s, const char *section, bool tr
     }
     AM_TRY(am_dataset_open(&o, out));
 done:
-    globfree(&found);
+    globfree(&found.named);
+    am_free(&found.folder);
     return st;
 }

@@ -30,6 +30,10 @@ am_status am_train_compile(const am_settings *s, const am_model *m, int64_t rank
         out[*count]->options.num_groups = 0;
         am_free(&groups);
     }
+    int trained = 0;
+    for (int u = 0; u < out[0]->store.num_units; u++) trained += out[0]->store.unit[u].trainable;
+    AM_CHECK(trained > 0, AM_ERR_CONFIG, "%s: freeze_config.patterns freezes every parameter: there is nothing to train",
+             am_config_where(s->cfg, "freeze_config.patterns"));
 done:
     am_free(&groups);
     am_graph_free(&g);
@@ -155,7 +159,7 @@ static am_status start(am_run *r)
     if (begun != AM_OK) return am_engine_refuse(begun);
     AM_TRY(am_engine_open(&eo, &r->engine));
     AM_TRY(am_engine_together(r->engine, open_model(r)));
-    AM_TRY(am_comm_set_mesh(r->engine->comm, &r->s.mesh));
+    AM_TRY(am_engine_together(r->engine, am_comm_set_mesh(r->engine->comm, &r->s.mesh)));
     AM_TRY(am_engine_together(r->engine, compile(r)));
     AM_TRY(am_engine_agree(r->engine, r->program, r->num_programs));
     AM_TRY(am_run_identify(r));

@@ -266,9 +266,9 @@ int ct_main(const char *name, const struct CMUnitTest *tests, size_t n)
     }
     am_log_set_rank(am_comm_rank(ct_comm));
     int failed = _cmocka_run_group_tests(name, tests, n, NULL, NULL);
-    if (failed) am_comm_abort(ct_comm, 1); /* the others may stand in a collective */
-    am_status st = am_comm_barrier(ct_comm);
+    am_status st = failed ? AM_OK : am_comm_barrier(ct_comm);
     for (int i = 0; i < num_dirs; i++) ct_remove(dirs[i]);
+    if (failed) am_comm_abort(ct_comm, 1); /* the others may stand in a collective */
     if (st == AM_OK) st = am_comm_free(&ct_alone);
     if (st == AM_OK) st = am_comm_free(&ct_comm);
     return st != AM_OK;

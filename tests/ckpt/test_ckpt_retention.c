@@ -224,6 +224,23 @@ static void test_retention__the_same_step_again(void **state)
     am_ckpt_free(&k);
 }
 
+/* A careless umask does not make checkpoints that the next start would refuse; a careless directory is
+ * refused at the start. */
+static void test_retention__write_permission_for_everybody(void **state)
+{
+    const char *dir = ct_own_dir(), *open_to_all = ct_own_dir();
+    am_ckpt *k = NULL;
+    am_ckpt_options o = {.dir = open_to_all};
+    mode_t before = umask(0);
+    save_all(ct_path("%s/checkpoints", dir), 1, (int[]){1}, 1);
+    umask(before);
+    assert_int_equal(ct_latest(ct_path("%s/checkpoints", dir), &r, ct_comm), 1);
+    assert_int_equal(chmod(open_to_all, 0777), 0);
+    assert_int_equal(am_ckpt_create(&o, r.exec, r.program[0], ct_comm, &k), AM_ERR_CHECKPOINT);
+    ct_error_has(open_to_all, "chmod o-w");
+    assert_null(k);
+}
+
 static void test_retention__space(void **state)
 {
     const char *dir = ct_own_dir();
@@ -313,6 +330,7 @@ int main(void)
         cmocka_unit_test(test_retention__a_link_in_the_way),
         cmocka_unit_test(test_retention__many),
         cmocka_unit_test(test_retention__the_same_step_again),
+        cmocka_unit_test(test_retention__write_permission_for_everybody),
         cmocka_unit_test(test_retention__space),
         cmocka_unit_test_teardown(test_retention__more_files_than_descriptors, teardown),
     };

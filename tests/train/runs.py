@@ -4,6 +4,7 @@ run leaves behind (training.jsonl, weights), and the ranks' processes.  Standard
 Environment: AM_BUILD_DIR (set by ctest), AM_SOURCE_DIR; AM_PROGRAM and AM_MAKE_SHARDS name binaries elsewhere.
 A case is a method of unittest.TestCase; main() ends with 77 where nothing can be run."""
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os

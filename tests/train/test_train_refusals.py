@@ -17,8 +17,8 @@ class Refusals(runs.Case):
     def tearDownClass(cls):
         cls.scratch.close()
 
-    def refused(self, code, words, ranks=2, recipe=None, **changes):
-        """One message with all of `words`; returns it."""
+    def refused(self, code, words, ranks=0, recipe=None, **changes):
+        """One message with all of `words`; from one process, or from `ranks` of which one speaks."""
         run_dir = self.scratch.fresh()
         recipe = recipe or self.scratch.recipe(run_dir, **changes)
         result = runs.run(ranks, "train", recipe)
@@ -43,7 +43,7 @@ class Refusals(runs.Case):
         weights = folder / "model.safetensors"
         whole = weights.read_bytes()
         weights.unlink()
-        self.refused(3, r"has no weights: neither model\.safetensors nor", model=section)
+        self.refused(3, r"has no weights: neither model\.safetensors nor", ranks=2, model=section)
         weights.write_bytes(whole[:-100])
         self.refused(3, r"model\.safetensors is truncated: its tensors need \d+ bytes of data, \d+ are there", model=section)
         weights.write_bytes(struct.pack("<Q", 1 << 60) + whole[8:])
@@ -53,7 +53,7 @@ class Refusals(runs.Case):
     def test_refusals__tensors(self):
         name = "model.layers.1.mlp.up_proj.weight"
         _, section = self.model(lambda t: t.pop(name))
-        self.refused(3, [r"llama\.card:\d+:\d+", f"has no tensor `{name}`", r"\[64, 48\]"], model=section)
+        self.refused(3, [r"llama\.card:\d+:\d+", f"has no tensor `{name}`", r"\[64, 48\]"], ranks=2, model=section)
         _, section = self.model(lambda t: t.update({"model.extra.weight": ("F32", [2], bytes(8))}))
         self.refused(3, [r"1 tensor of the model is named by nothing", r"`model\.extra\.weight` \[2\]", "another card|Another card"], model=section)
         _, section = self.model(lambda t: t.update({"model.norm.weight": ("F32", [24], t["model.norm.weight"][2][:96])}))
@@ -88,7 +88,7 @@ class Refusals(runs.Case):
 
     def test_refusals__data(self):
         self.refused(3, [r"run\d+\.yaml:\d+:\d+: there are no token shards .*none/\*\.h5", "automodel prepare"], dataset={"data_dir": str(self.scratch.dir / "none")})
-        self.refused(3, "the data are empty", dataset=self.data("empty", sequences=0))
+        self.refused(3, "the data are empty", ranks=2, dataset=self.data("empty", sequences=0))
         self.refused(3, r"sample 0 has \d\d tokens, a row 64; leave such samples out", dataset=self.data("long", min=70, max=80))
         self.refused(3, r"none of the \d+ tokens is supervised", dataset=self.data("unsupervised", supervised=0))
         self.refused(3, "its tokenizer has 200 tokens, the model's vocabulary 128", dataset=self.data("vocabulary", vocab=200))
@@ -118,7 +118,7 @@ class Refusals(runs.Case):
 
     def test_refusals__typing_errors_in_the_recipe(self):
         path = self.text(lambda t: t.replace("max_steps", "max_step"))
-        self.refused(2, [self.where(path, "max_step:"), 'unknown key "max_step"', 'did you mean "max_steps"'], recipe=path)
+        self.refused(2, [self.where(path, "max_step:"), 'unknown key "max_step"', 'did you mean "max_steps"'], ranks=2, recipe=path)
         path = self.text(lambda t: t.replace("optimizer:", "optimiser:"))
         self.refused(2, [self.where(path, "optimiser:"), 'unknown section "optimiser"', 'did you mean "optimizer"'], recipe=path)
         path = self.text(lambda t: t.replace("strategy: \"fsdp2\"", "strategy: fsdp3"))
@@ -131,15 +131,15 @@ class Refusals(runs.Case):
         self.refused(2, [rf"{path.name}:\d+:13: ", 'unknown _target_ "my.module.Dataset"', r"automodel\.ShardDataset"], recipe=path)
         path = self.text(lambda t: t.replace("run:\n", "run:\n\tdir: x\n"))
         self.refused(2, rf"{path.name}:2:1", recipe=path)
-        self.refused(2, r"there-is-none\.yaml", recipe=self.scratch.dir / "there-is-none.yaml")
+        self.refused(3, r"there-is-none\.yaml", recipe=self.scratch.dir / "there-is-none.yaml")
 
     def test_refusals__settings_that_do_not_go_together(self):
-        self.refused(2, [r"yaml:\d+:\d+: global_batch_size = 15", r"1 × 2; write a multiple of 2"], step_scheduler={"global_batch_size": 15})
-        self.refused(2, [r"yaml:\d+:\d+: distributed\.dp_size = 4, and the job has 2 ranks"], distributed={"dp_size": 4})
-        self.refused(2, [r"yaml:\d+:\d+: dp_replicate_size = 4 does not divide 2 ranks"], distributed={"dp_replicate_size": 4})
+        self.refused(2, [r"yaml:\d+:\d+: global_batch_size = 15", r"1 × 2; write a multiple of 2"], ranks=2, step_scheduler={"global_batch_size": 15})
+        self.refused(2, [r"yaml:\d+:\d+: distributed\.dp_size = 4, and the job has 2 ranks"], ranks=2, distributed={"dp_size": 4})
+        self.refused(2, [r"yaml:\d+:\d+: dp_replicate_size = 4 does not divide 2 ranks"], ranks=2, distributed={"dp_replicate_size": 4})
         self.refused(2, [r"yaml:\d+:\d+: distributed\.tp_size = 2", "data parallelism only"], distributed={"tp_size": 2})
         self.refused(2, [r"yaml:\d+:\d+: gradients are reduced in float32"], distributed={"mp_policy.reduce_dtype": "bfloat16"})
-        self.refused(2, r"names no model", model={"pretrained_model_name_or_path": None})
+        self.refused(2, r"names no model", ranks=2, model={"pretrained_model_name_or_path": None})
 
     # ---- ranks that do not agree -----------------------------------------------------------------------------------------------------
 
@@ -155,18 +155,23 @@ class Refusals(runs.Case):
         self.one_message(result, r"\[rank 1\] error: rank 1 ", *words)
         self.assertFalse(run_dir.exists(), "a run directory was made")
 
+    def test_refusals__ranks_with_other_meshes(self):
+        run_dir = self.scratch.fresh()
+        result = self.mpmd(self.scratch.recipe(run_dir, "first"), self.scratch.recipe(run_dir, "second", distributed={"strategy": "ddp"}))
+        self.ends(result, 2)
+        self.one_message(result, "ranks 0 and 1 were given different meshes", "dp_shard 2 and 1")
+
     def test_refusals__ranks_with_other_programs(self):
         """The operator is named at which the two would part."""
         self.disagree(["compiled another program than rank 0", "its step has 16 micro-batches of 64 tokens",
                        r"rank 0 has `.*` where rank 1 has `[a-z_]+ layer -?\d+ of \d+ bytes in micro-batch \d+`"], step_scheduler={"global_batch_size": 32})
         self.disagree(["compiled another program than rank 0", r"rank 1 has `.*`"], step_scheduler={"local_batch_size": 2})
-        self.disagree(["compiled another program than rank 0", r"rank 0 has `all_gather layer"], distributed={"strategy": "ddp"})
-        self.disagree(["compiled another program than rank 0", r"rank 1 has `.*`"], optimizer={"betas": [0.9, 0.99]})
 
     def test_refusals__ranks_with_other_recipes(self):
         """What stands in no program: a learning rate, a seed."""
         self.disagree(["read another recipe", r"rank 0 has `lr: 0\.005` where rank 1 has `lr: 0\.01`"], optimizer={"lr": 0.01})
         self.disagree(["read another recipe", r"seed: 8"], rng={"seed": 8})
+        self.disagree(["read another recipe", r"rank 1 has `betas: \[0\.9, 0\.99\]`"], optimizer={"betas": [0.9, 0.99]})
 
     def test_refusals__one_rank_alone_is_refused(self):
         """A typing error in the recipe of one rank: the others wait for it, and not for ever."""

@@ -1,17 +1,20 @@
-/* malloc_counter: a library to be preloaded into `automodel train`.  It counts who asks for memory while steps FROM to TO run, by thread
- * and by caller, and how many threads there are after each step.
+/* malloc_counter: a library to be preloaded into `automodel train`.  It counts who asks for memory while
+ * steps FROM to TO run, by thread and by caller, and how many threads there are after each step.
  *   AM_COUNT_FILE   report goes to AM_COUNT_FILE.<pid>;  AM_COUNT_FROM, AM_COUNT_TO: steps (3 and 10)
- * It knows a step's end by the program opening /proc/self/status: every rank looks up its peak memory once a step, after everything else.
+ * It knows a step's end by the program opening /proc/self/status: every rank looks up its peak memory once a
+ * step, after everything else.
  * How to read: the replaced functions at the end; above them note (one request), mark (one step), report. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,19 +24,26 @@
 #include <unistd.h>
 
 enum { FRAMES = 8, MAX_ROWS = 2048, MAX_STEPS = 64 };
-#define HERE __attribute__((tls_model("initial-exec"))) /* no memory is asked for by touching a thread's variable */
+#define HERE                                                                                                 \
+    __attribute__((tls_model("initial-exec"))) /* no memory is asked for by touching a thread's variable */
 
-typedef struct row { char thread[40]; void *frame[FRAMES]; int frames; long count; size_t bytes; } row;
+typedef struct row {
+    char thread[40];
+    void *frame[FRAMES];
+    int frames;
+    long count;
+    size_t bytes;
+} row;
 
-static row         rows[MAX_ROWS];
-static int         num_rows, steps, threads_after[MAX_STEPS], from = 3, to = 10;
-static long        lost;
+static row rows[MAX_ROWS];
+static int num_rows, steps, threads_after[MAX_STEPS], from = 3, to = 10;
+static long lost;
 static atomic_bool counting;
 static atomic_flag lock = ATOMIC_FLAG_INIT;
 static const char *file;
-static _Thread_local bool        inside HERE;   /* this library's own requests are nobody's */
-static _Thread_local bool        reads_data HERE;
-static _Thread_local const void *starter HERE;  /* code that started this thread */
+static _Thread_local bool inside HERE; /* this library's own requests are nobody's */
+static _Thread_local bool reads_data HERE;
+static _Thread_local const void *starter HERE; /* code that started this thread */
 
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t n, size_t m);
@@ -55,24 +65,35 @@ static void name_thread(char out[40])
     char own[17] = "";
     prctl(PR_GET_NAME, own);
     const char *by = starter ? module_of(starter, NULL) : "";
-    if (syscall(SYS_gettid) == getpid()) snprintf(out, 40, "main");
-    else if (strcmp(own, "automodel-comm") == 0) snprintf(out, 40, "comm");
-    else if (reads_data) snprintf(out, 40, "data");
-    else if (strncmp(by, "libgomp", 7) == 0) snprintf(out, 40, "team");
-    else snprintf(out, 40, "of:%s", by);
+    if (syscall(SYS_gettid) == getpid())
+        snprintf(out, 40, "main");
+    else if (strcmp(own, "automodel-comm") == 0)
+        snprintf(out, 40, "comm");
+    else if (reads_data)
+        snprintf(out, 40, "data");
+    else if (strncmp(by, "libgomp", 7) == 0)
+        snprintf(out, 40, "team");
+    else
+        snprintf(out, 40, "of:%s", by);
 }
 
-static void add(const row *r)
+static bool same_row(const row *a, const row *b)
 {
-    while (atomic_flag_test_and_set(&lock)) continue;
+    return strcmp(a->thread, b->thread) == 0 && memcmp(a->frame, b->frame, sizeof a->frame) == 0;
+}
+
+/* One more request of r's kind. */
+static void add(const row *r, size_t bytes)
+{
     int i = 0;
-    while (i < num_rows && (strcmp(rows[i].thread, r->thread) != 0 || rows[i].frames != r->frames || memcmp(rows[i].frame, r->frame, sizeof r->frame) != 0)) i++;
-    if (i == MAX_ROWS) lost++;
-    else {
+    while (atomic_flag_test_and_set(&lock)) continue;
+    while (i < num_rows && !same_row(&rows[i], r)) i++;
+    if (i < MAX_ROWS) {
         if (i == num_rows) rows[num_rows++] = *r;
         rows[i].count++;
-        rows[i].bytes += r->bytes;
-        if (rows[i].count == 1) rows[i].bytes = r->bytes;
+        rows[i].bytes += bytes;
+    } else {
+        lost++;
     }
     atomic_flag_clear(&lock);
 }
@@ -80,14 +101,14 @@ static void add(const row *r)
 static void note(size_t bytes)
 {
     void *stack[FRAMES + 2] = {0};
-    row r = {.bytes = bytes};
+    row r = {0};
     if (inside || !atomic_load_explicit(&counting, memory_order_relaxed)) return;
     inside = true;
     int n = backtrace(stack, FRAMES + 2) - 2; /* without this function and the replaced one */
     r.frames = n < 0 ? 0 : n;
     memcpy(r.frame, stack + 2, sizeof r.frame);
     name_thread(r.thread);
-    add(&r);
+    add(&r, bytes);
     inside = false;
 }
 
@@ -143,7 +164,7 @@ __attribute__((constructor)) static void start(void)
     backtrace(stack, 4); /* the first call loads the unwinder */
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------------------- */
+/* ---- memory ----------------------------------------------------------------------------------------- */
 
 void *malloc(size_t n)
 {
@@ -191,9 +212,13 @@ void *mmap64(void *at, size_t n, int protection, int flags, int fd, off_t offset
     return map(at, n, protection, flags, fd, offset);
 }
 
-/* ---- threads ---------------------------------------------------------------------------------------------------- */
+/* ---- threads ---------------------------------------------------------------------------------------- */
 
-typedef struct launch { void *(*run)(void *); void *arg; const void *starter; } launch;
+typedef struct launch {
+    void *(*run)(void *);
+    void *arg;
+    const void *starter;
+} launch;
 
 static void *begin(void *p)
 {
@@ -216,6 +241,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(v
 }
 
 /* herr_t H5Dread(hid_t dset, hid_t mem_type, hid_t mem_space, hid_t file_space, hid_t dxpl, void *buf) */
+int H5Dread(int64_t, int64_t, int64_t, int64_t, int64_t, void *);
 int H5Dread(int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, void *buf)
 {
     static int (*real)(int64_t, int64_t, int64_t, int64_t, int64_t, void *);
@@ -224,7 +250,7 @@ int H5Dread(int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, void *buf)
     return real(a, b, c, d, e, buf);
 }
 
-/* ---- steps ------------------------------------------------------------------------------------------------------ */
+/* ---- steps ------------------------------------------------------------------------------------------ */
 
 FILE *fopen(const char *path, const char *mode)
 {

@@ -1,5 +1,6 @@
-/* WALLS 5: compiling is pure and cheap.  Ranks 0 and 511 of a 70B model on 512 ranks, from its config.json alone: less than 2 s of
- * processor time and 200 MB together, without MPI: no function of it is called, not even one that asks whether it runs. */
+/* WALLS 5: compiling is pure and cheap.  Ranks 0 and 511 of a 70B model on 512 ranks, from its config.json
+ * alone: less than 2 s of processor time and 200 MB together, without MPI: no function of it is called, not
+ * even one that asks whether it runs. */
 #include "graph/model.h"
 #include "graph/program.h"
 
@@ -14,9 +15,9 @@
 #include <time.h>
 #include <cmocka.h>
 
-#define OK(call)                                                                              \
-    do {                                                                                      \
-        if ((call) != AM_OK) fail_msg("%s: %s", #call, am_error_message());                   \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        if ((call) != AM_OK) fail_msg("%s: %s", #call, am_error_message());                                  \
     } while (0)
 
 enum { RANKS = 512 };
@@ -24,11 +25,26 @@ static const double MAX_SECONDS = 2, MAX_MB = 200;
 
 /* The linker takes these before MPI's: whoever calls MPI here is counted. */
 static int mpi_calls;
-int MPI_Init(int *argc, char ***argv) { return mpi_calls++; }
-int MPI_Init_thread(int *argc, char ***argv, int required, int *provided) { return mpi_calls++; }
-int MPI_Initialized(int *flag) { return *flag = 0, mpi_calls++; }
-int MPI_Comm_rank(MPI_Comm comm, int *rank) { return mpi_calls++; }
-int MPI_Comm_size(MPI_Comm comm, int *size) { return mpi_calls++; }
+int MPI_Init(int *argc, char ***argv)
+{
+    return mpi_calls++;
+}
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+{
+    return mpi_calls++;
+}
+int MPI_Initialized(int *flag)
+{
+    return *flag = 0, mpi_calls++;
+}
+int MPI_Comm_rank(MPI_Comm comm, int *rank)
+{
+    return mpi_calls++;
+}
+int MPI_Comm_size(MPI_Comm comm, int *size)
+{
+    return mpi_calls++;
+}
 
 static double processor_seconds(void)
 {
@@ -67,7 +83,8 @@ static void test_compile__70b_on_512_ranks(void **state)
     print_message("two ranks compiled in %.2f s, %.0f MB\n", seconds, mb);
     assert_true(first->hash == last->hash && first->signature == last->signature);
     int64_t store = first->region_bytes[AM_REGION_STORE], parameters = 0;
-    for (int p = 0; p < am_graph_num_params(first->graph); p++) parameters += am_param_elements(am_graph_param_at(first->graph, p));
+    for (int p = 0; p < am_graph_num_params(first->graph); p++)
+        parameters += am_param_elements(am_graph_param_at(first->graph, p));
     assert_true(parameters > 70e9 && parameters < 71e9);
     assert_true(store >= parameters / RANKS * 12 && (double)store < 1.001 * 12 * (double)parameters / RANKS);
     assert_int_equal(store, last->region_bytes[AM_REGION_STORE]);

@@ -1,11 +1,14 @@
-/* AdamW, clipping and ten whole steps beside PyTorch, on the golden model `llama`; the expected values were written by
- * tools/make_optimizer_golden.py (torch.optim.AdamW, transformers' model, fp32).
+/* AdamW, clipping and ten whole steps beside PyTorch, on the golden model `llama`; the expected values were
+ * written by tools/make_optimizer_golden.py (torch.optim.AdamW, transformers' model, fp32).
  *
- * updates: the kernel on the reference's own gradients.  An update is some ten fp32 roundings of numbers of order 1: 1e-6.
- * ten steps: ‖Δθ − Δθ_ref‖ / ‖Δθ_ref‖ of every tensor, Δθ = how far it went.  Our gradient differs from torch's by rounding, ε ≤ 1e-6 of
- * a typical element.  AdamW divides an element by its own size, so an element g gets a relative error ε/|g|; among n elements spread
- * like a normal distribution the smallest is about 1/n, and √(Σ (ε/g)² / n) ≈ ε √n = 8e-5 for the largest tensor (n = 6144).  Twice
- * that for a tensor that is not typical: 2e-4.  Losses and gradient norms: 1e-5, ten times the rounding of a mean over 150 tokens. */
+ * updates: the kernel on the reference's own gradients.  An update is some ten fp32 roundings of numbers of
+ * order 1: 1e-6.
+ *
+ * ten steps: ‖Δθ − Δθ_ref‖ / ‖Δθ_ref‖ of every tensor, Δθ = how far it went.  Our gradient differs from torch's
+ * by rounding, ε ≤ 1e-6 of a typical element.  AdamW divides an element by its own size, so an element g gets a
+ * relative error ε/|g|; among n elements spread like a normal distribution the smallest is about 1/n, and
+ * √(Σ (ε/g)² / n) ≈ ε √n = 8e-5 for the largest tensor (n = 6144).  Twice that for a tensor that is not typical:
+ * 2e-4.  Losses and gradient norms: 1e-5, ten times the rounding of a mean over 150 tokens. */
 #include "ckpt/ckpt.h"
 #include "graph/model.h"
 #include "graph/program.h"
@@ -19,9 +22,9 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define OK(call)                                                                              \
-    do {                                                                                      \
-        if ((call) != AM_OK) fail_msg("%s: %s", #call, am_error_message());                   \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        if ((call) != AM_OK) fail_msg("%s: %s", #call, am_error_message());                                  \
     } while (0)
 
 enum { MICRO = 2 }; /* micro-batches a step: accumulation as well */
@@ -44,7 +47,8 @@ static am_safetensors *open_golden(const char *rest)
 }
 
 /* Tensor `prefix` `name` as `dtype`; *n elements. */
-static void *read_tensor(const am_safetensors *f, const char *prefix, const char *name, am_dtype dtype, int64_t *n)
+static void *read_tensor(const am_safetensors *f, const char *prefix, const char *name, am_dtype dtype,
+                         int64_t *n)
 {
     char full[512];
     const am_safetensors_tensor *t = NULL;
@@ -76,29 +80,42 @@ static double number_at(const am_safetensors *f, const char *key, int i)
     return x;
 }
 
-/* ---- updates --------------------------------------------------------------------------------------------------- */
+/* ---- updates ---------------------------------------------------------------------------------------- */
 
-static void compare_parameter(const am_safetensors *f, const char *prefix, const char *name, const float *w, int64_t n)
+static void compare_parameter(const am_safetensors *f, const char *prefix, const char *name, const float *w,
+                              int64_t n)
 {
     int64_t expected_n = 0;
     float *expected = read_tensor(f, prefix, name, AM_F32, &expected_n);
     assert_int_equal(expected_n, n);
     for (int64_t i = 0; i < n; i++)
-        if (!(fabs((double)w[i] - expected[i]) <= BOUND_UPDATE)) fail_msg("%s%s[%ld] is %.9g, not %.9g", prefix, name, (long)i, w[i], expected[i]);
+        if (!(fabs((double)w[i] - expected[i]) <= BOUND_UPDATE))
+            fail_msg("%s%s[%ld] is %.9g, not %.9g", prefix, name, (long)i, w[i], expected[i]);
     free(expected);
 }
 
-static void update_tensor(const am_safetensors *f, const am_safetensors *model, const am_safetensors *reference, const char *name)
+static void update_tensor(const am_safetensors *f, const am_safetensors *model,
+                          const am_safetensors *reference, const char *name)
 {
     int64_t n = 0;
-    float *w = read_tensor(model, "", name, AM_F32, &n), *g = read_tensor(reference, "grad.", name, AM_F32, NULL);
+    float *w = read_tensor(model, "", name, AM_F32, &n),
+          *g = read_tensor(reference, "grad.", name, AM_F32, NULL);
     float *m = calloc((size_t)n, 4), *v = calloc((size_t)n, 4), *scaled = calloc((size_t)n, 4);
     double scalars[AM_SCALAR_COUNT] = {[AM_SCALAR_CLIP] = 1};
-    am_attrs attrs = {.beta1 = number(f, "beta1"), .beta2 = number(f, "beta2"), .eps = number(f, "eps"), .weight_decay = number(f, "weight_decay"),
-                      .lr_mult = 1, .count = n};
-    am_tensor s = {scalars, AM_F64, 1, {AM_SCALAR_COUNT}}, tg = {scaled, AM_F32, 1, {n}}, tw = {w, AM_F32, 1, {n}}, tm = {m, AM_F32, 1, {n}},
-              tv = {v, AM_F32, 1, {n}};
-    am_kernel_call call = {.attrs = &attrs, .num_in = 5, .num_out = 3, .in = {s, tg, tw, tm, tv}, .out = {tw, tm, tv}, .threads = 1};
+    am_attrs attrs = {.beta1 = number(f, "beta1"),
+                      .beta2 = number(f, "beta2"),
+                      .eps = number(f, "eps"),
+                      .weight_decay = number(f, "weight_decay"),
+                      .lr_mult = 1,
+                      .count = n};
+    am_tensor s = {scalars, AM_F64, 1, {AM_SCALAR_COUNT}}, tg = {scaled, AM_F32, 1, {n}},
+              tw = {w, AM_F32, 1, {n}}, tm = {m, AM_F32, 1, {n}}, tv = {v, AM_F32, 1, {n}};
+    am_kernel_call call = {.attrs = &attrs,
+                           .num_in = 5,
+                           .num_out = 3,
+                           .in = {s, tg, tw, tm, tv},
+                           .out = {tw, tm, tv},
+                           .threads = 1};
     for (int k = 0; k < 3; k++) {
         for (int64_t i = 0; i < n; i++) scaled[i] = g[i] * (float)number_at(f, "gradient_factors", k);
         scalars[AM_SCALAR_LR] = number_at(f, "lrs", k);
@@ -113,7 +130,8 @@ static void update_tensor(const am_safetensors *f, const am_safetensors *model, 
 
 static void test_optimizer__updates_are_torchs(void **state)
 {
-    am_safetensors *f = open_golden("optimizer/updates.safetensors"), *model = open_golden("llama/model.safetensors"),
+    am_safetensors *f = open_golden("optimizer/updates.safetensors"),
+                   *model = open_golden("llama/model.safetensors"),
                    *reference = open_golden("llama/reference.safetensors");
     int64_t count = am_safetensors_count(model);
     assert_int_equal(2 * count, am_safetensors_count(f));
@@ -122,27 +140,28 @@ static void test_optimizer__updates_are_torchs(void **state)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) am_safetensors_free(&all[i]);
 }
 
-/* ---- ten steps --------------------------------------------------------------------------------------------------- */
+/* ---- ten steps -------------------------------------------------------------------------------------- */
 
 typedef struct training {
     am_safetensors *f;
-    int64_t         rows, length, num_steps; /* rows: of a step */
-    int64_t        *ids, *labels;
-    double         *lr;
-    float          *loss, *norm;
-    am_comm        *comm;
-    am_device      *device;
-    am_model       *model;
-    am_program     *program;
-    am_exec        *exec;
-    int64_t         step;
+    int64_t rows, length, num_steps; /* rows: of a step */
+    int64_t *ids, *labels;
+    double *lr;
+    float *loss, *norm;
+    am_comm *comm;
+    am_device *device;
+    am_model *model;
+    am_program *program;
+    am_exec *exec;
+    int64_t step;
 } training;
 
 static am_status feed(void *context, am_exec *e, int program, int micro, int frame, int64_t *tokens)
 {
     am_status st = AM_OK;
     const training *t = context;
-    int64_t rows = t->rows / MICRO, n = rows * t->length, first = (t->step * t->rows + micro * rows) * t->length;
+    int64_t rows = t->rows / MICRO, n = rows * t->length,
+            first = (t->step * t->rows + micro * rows) * t->length;
     int32_t buffer[5][4096];
     for (int64_t i = 0; i < n; i++) {
         int64_t at = i % t->length;
@@ -230,8 +249,10 @@ static void one_step(training *t, int64_t step)
     OK(am_exec_get_scalar(t->exec, AM_SCALAR_LOSS_SUM, &sum));
     OK(am_exec_get_scalar(t->exec, AM_SCALAR_GRAD_NORM, &norm));
     double loss = sum / (double)n, wanted = t->loss[step], wanted_norm = t->norm[step];
-    if (!(fabs(loss - wanted) <= BOUND_LOSS * wanted)) fail_msg("step %ld: loss %.9g, not %.9g", (long)step, loss, wanted);
-    if (!(fabs(norm - wanted_norm) <= BOUND_LOSS * wanted_norm)) fail_msg("step %ld: norm %.9g, not %.9g", (long)step, norm, wanted_norm);
+    if (!(fabs(loss - wanted) <= BOUND_LOSS * wanted))
+        fail_msg("step %ld: loss %.9g, not %.9g", (long)step, loss, wanted);
+    if (!(fabs(norm - wanted_norm) <= BOUND_LOSS * wanted_norm))
+        fail_msg("step %ld: norm %.9g, not %.9g", (long)step, norm, wanted_norm);
 }
 
 /* ‖(after − before) − delta‖ / ‖delta‖ */
@@ -263,7 +284,9 @@ static void test_optimizer__ten_steps_are_torchs(void **state)
         const char *name = am_graph_param_at(t.program->graph, p)->name;
         float *after = read_master(&t, p);
         double d = deviation(&t, name, before[p], after);
-        if (!(d <= BOUND_DELTA)) fail_msg("%s went elsewhere: relative deviation %.3g after %ld steps", name, d, (long)t.num_steps);
+        if (!(d <= BOUND_DELTA))
+            fail_msg("%s went elsewhere: relative deviation %.3g after %ld steps", name, d,
+                     (long)t.num_steps);
         worst = d > worst ? d : worst;
         free(after);
         free(before[p]);

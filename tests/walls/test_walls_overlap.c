@@ -1,7 +1,8 @@
-/* WALLS 12: every message is made 20 ms late.  With overlap the step hides most of it; with overlap off it does not.
- * Both programs are bound to one store in one process, so that four kinds of step alternate: overlap on and off, with and without delay.
- * A layer computes longer than 20 ms here.  Neighbours may take the cores away, hence the least of several rounds and three attempts;
- * the claim is only (on, late) − (on) < half of (off, late) − (off), and that the latter is really there. */
+/* WALLS 12: every message is made 20 ms late.  With overlap the step hides most of it; without it does not.
+ * Both programs are bound to one store in one process, so that four kinds of step alternate: overlap on and off,
+ * with and without delay.  A layer computes longer than 20 ms here.  Neighbours may take the cores away, hence the
+ * least of several rounds and three attempts; the claim is only
+ *     (on, late) − (on) < half of (off, late) − (off),   and that the latter is really there. */
 #include "../graph/program_test.h"
 
 enum { ROUNDS = 2, ATTEMPTS = 3, ON = 0, OFF = 1 };
@@ -45,7 +46,16 @@ static int collectives(const am_program *p)
 static void test_overlap__hides_late_messages(void **state)
 {
     pt_run r;
-    pt_shape s = {.rows = 1, .seq = 448, .D = 384, .H = 6, .K = 6, .d = 64, .F = 1024, .V = 61, .layers = 6, .tied = true};
+    pt_shape s = {.rows = 1,
+                  .seq = 448,
+                  .D = 384,
+                  .H = 6,
+                  .K = 6,
+                  .d = 64,
+                  .F = 1024,
+                  .V = 61,
+                  .layers = 6,
+                  .tied = true};
     am_program_options o[2];
     for (int i = 0; i < 2; i++) {
         o[i] = am_program_defaults(AM_PROGRAM_TRAIN);
@@ -63,8 +73,10 @@ static void test_overlap__hides_late_messages(void **state)
         double on = t[ON][1] - t[ON][0], off = t[OFF][1] - t[OFF][0];
         good = on < 0.5 * off && off > 0.5 * n * DELAY;
         if (am_comm_rank(comm) == 0)
-            print_message("%d collectives late by %.0f ms: overlap on %.0f → %.0f ms (+%.0f), off %.0f → %.0f ms (+%.0f)%s\n", n, DELAY * 1e3, t[ON][0] * 1e3,
-                          t[ON][1] * 1e3, on * 1e3, t[OFF][0] * 1e3, t[OFF][1] * 1e3, off * 1e3, good ? "" : ": not convincing");
+            print_message("%d collectives late by %.0f ms: overlap on %.0f → %.0f ms (+%.0f), off %.0f → "
+                          "%.0f ms (+%.0f)%s\n",
+                          n, DELAY * 1e3, t[ON][0] * 1e3, t[ON][1] * 1e3, on * 1e3, t[OFF][0] * 1e3,
+                          t[OFF][1] * 1e3, off * 1e3, good ? "" : ": not convincing");
     }
     assert_true(good);
     pt_free(&r);

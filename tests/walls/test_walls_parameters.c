@@ -1,6 +1,7 @@
 /* WALLS 1: a parameter is not its memory.  On golden models through their cards:
- *   - freezing *mlp* takes away exactly the slots and operators of those parameters: moments (STORE), gradients (STEP), what only their
- *     gradients read (FRAME), linear_dw and their share of adamw; everybody else's gradient and update keep their bits;
+ *   - freezing *mlp* takes away exactly the slots and operators of those parameters: moments (STORE), gradients
+ *     (STEP), what only their gradients read (FRAME), linear_dw and their share of adamw; everybody else's
+ *     gradient and update keep their bits;
  *   - a tied head is one parameter with two uses: one entry of the store. */
 #include "../graph/program_test.h"
 
@@ -75,7 +76,8 @@ static void run(pt_run *r, int program)
     PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_LR, 1e-2));
     PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_STEP, 1));
     PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_INV_N, 1.0 / N));
-    PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_MAX_NORM, 0)); /* the norm is of fewer gradients, and clipping would carry that to all */
+    PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_MAX_NORM,
+                             0)); /* the norm is of fewer gradients, and clipping would carry that to all */
     PT_OK(am_exec_run(r->exec, program, feed, NULL));
 }
 
@@ -105,7 +107,10 @@ static const am_unit *unit_of(const am_program *p, int param)
     return &p->store.unit[unit];
 }
 
-static bool is_mlp(const am_param *p) { return strstr(p->name, ".mlp.") != NULL; }
+static bool is_mlp(const am_param *p)
+{
+    return strstr(p->name, ".mlp.") != NULL;
+}
 
 static void test_parameters__freezing_takes_away_exactly(void **state)
 {
@@ -134,7 +139,8 @@ static void test_parameters__freezing_takes_away_exactly(void **state)
         assert_int_equal(a->region_bytes[AM_REGION_STORE] - b->region_bytes[AM_REGION_STORE], 2 * 4 * mlp);
         assert_int_equal(a->region_bytes[AM_REGION_STEP] - b->region_bytes[AM_REGION_STEP], 4 * mlp);
         /* the feed-forward's input and what enters down_proj were kept for gradients of weights alone */
-        assert_int_equal(a->region_bytes[AM_REGION_FRAME] - b->region_bytes[AM_REGION_FRAME], layers * N * (D + F) * 4);
+        assert_int_equal(a->region_bytes[AM_REGION_FRAME] - b->region_bytes[AM_REGION_FRAME],
+                         layers * N * (D + F) * 4);
         assert_true(b->region_bytes[AM_REGION_ARENA] <= a->region_bytes[AM_REGION_ARENA]);
         assert_int_equal(count_ops(a, "linear_dw"), 7 * layers);
         assert_int_equal(count_ops(b, "linear_dw"), 4 * layers);
@@ -178,7 +184,8 @@ static void test_parameters__others_keep_their_bits(void **state)
     run(&frozen, 0);
     for (int p = 0; p < params; p++) {
         const am_param *x = am_graph_param_at(plain.program[0]->graph, p);
-        double *a = pt_gather_param(&plain, 0, p, 0, &n), *b = pt_gather_param(&frozen, 0, p, 0, &n), *copy = malloc((size_t)n * sizeof *b);
+        double *a = pt_gather_param(&plain, 0, p, 0, &n), *b = pt_gather_param(&frozen, 0, p, 0, &n),
+               *copy = malloc((size_t)n * sizeof *b);
         memcpy(copy, b, (size_t)n * sizeof *b);
         compare(a, copy, n, !is_mlp(x), x->name, "the update");
         compare(before[p], b, n, is_mlp(x), x->name, "the weight");
@@ -207,15 +214,18 @@ static void test_parameters__tied_head_is_one(void **state)
         assert_string_equal(x->name, "model.embed_tokens.weight");
         assert_int_equal(x->uses, 2);
         for (int u = 0; u < p->store.num_units; u++)
-            for (int e = 0; e < p->store.unit[u].num_entries; e++) entries += p->store.unit[u].entry[e].param == i;
+            for (int e = 0; e < p->store.unit[u].num_entries; e++)
+                entries += p->store.unit[u].entry[e].param == i;
     }
     assert_int_equal(tables, 1);
     assert_int_equal(entries, 1);
     assert_int_equal(count_ops(p, "embed_dw"), 1);
     assert_int_equal(count_ops(frozen.program[0], "embed_dw"), 0);
     int64_t table = 128 * 72;
-    assert_int_equal(p->region_bytes[AM_REGION_STORE] - frozen.program[0]->region_bytes[AM_REGION_STORE], 2 * 4 * table);
-    assert_int_equal(p->region_bytes[AM_REGION_STEP] - frozen.program[0]->region_bytes[AM_REGION_STEP], 4 * table);
+    assert_int_equal(p->region_bytes[AM_REGION_STORE] - frozen.program[0]->region_bytes[AM_REGION_STORE],
+                     2 * 4 * table);
+    assert_int_equal(p->region_bytes[AM_REGION_STEP] - frozen.program[0]->region_bytes[AM_REGION_STEP],
+                     4 * table);
     pt_free(&plain);
     pt_free(&frozen);
     am_model_free(&m);

@@ -1,7 +1,8 @@
-/* WALLS 15: 1, 7 and 300 tokens through one program planned for 300 give the bits of programs planned for exactly so many.
- * WALLS 6: several programs over one store: two instances give equal logits before and after a step; evaluating at another length,
- * verifying and generating between steps change no bit of training; generation's logits are those of the whole sequence at once.
- * The weights are written once into one store; fp64 where only rounding may differ. */
+/* WALLS 15: 1, 7 and 300 tokens through one program planned for 300 give the bits of programs planned for
+ * exactly so many.
+ * WALLS 6: several programs over one store: two instances give equal logits before and after a step; evaluating
+ * at another length, verifying and generating between steps change no bit of training; generation's logits are
+ * those of the whole sequence at once.  fp64 where only rounding may differ. */
 #include "../graph/program_test.h"
 
 #include <math.h>
@@ -10,9 +11,10 @@
 enum { MAX_TOKENS = 300 };
 static am_comm *comm;
 
-/* ---- one store, programs of several shapes --------------------------------------------------------------------------- */
+/* ---- one store, programs of several shapes ---------------------------------------------------------- */
 
-static void create(pt_run *r, const pt_shape *shapes, const am_program_options *options, int n, am_dtype compute, bool poison)
+static void create(pt_run *r, const pt_shape *shapes, const am_program_options *options, int n,
+                   am_dtype compute, bool poison)
 {
     am_exec_options x = {.poison = poison};
     memset(r, 0, sizeof *r);
@@ -31,10 +33,16 @@ static void create(pt_run *r, const pt_shape *shapes, const am_program_options *
     pt_write_weights(r);
 }
 
-static int32_t token_at(int64_t t) { return (int32_t)(am_random_u64(3, 1, (uint64_t)t) % 61); }
+static int32_t token_at(int64_t t)
+{
+    return (int32_t)(am_random_u64(3, 1, (uint64_t)t) % 61);
+}
 
-/* The first n tokens of one endless text with a document's end every `document` tokens; every fifth label is ignored. */
-typedef struct text { int64_t n, document; } text;
+/* The first n tokens of one endless text with a document's end every `document` tokens; every fifth label is
+ * ignored. */
+typedef struct text {
+    int64_t n, document;
+} text;
 
 static am_status feed_text(void *context, am_exec *e, int program, int micro, int frame, int64_t *tokens)
 {
@@ -55,7 +63,13 @@ done:
     return st;
 }
 
-typedef struct result { double loss, count; float *logits; int64_t num_logits; double *grad; int64_t num_grad; } result;
+typedef struct result {
+    double loss, count;
+    float *logits;
+    int64_t num_logits;
+    double *grad;
+    int64_t num_grad;
+} result;
 
 static void release(result *r)
 {
@@ -88,16 +102,19 @@ static result verify(pt_run *r, int program, text x)
 
 static void same_bits(const result *a, const result *b, const char *what)
 {
-    if (a->loss != b->loss || a->count != b->count) fail_msg("%s: loss %.17g over %g, not %.17g over %g", what, b->loss, b->count, a->loss, a->count);
+    if (a->loss != b->loss || a->count != b->count)
+        fail_msg("%s: loss %.17g over %g, not %.17g over %g", what, b->loss, b->count, a->loss, a->count);
     assert_int_equal(a->num_logits, b->num_logits);
     for (int64_t i = 0; i < a->num_logits; i++)
-        if (a->logits[i] != b->logits[i]) fail_msg("%s: logit %ld is %.9g, not %.9g", what, (long)i, b->logits[i], a->logits[i]);
+        if (a->logits[i] != b->logits[i])
+            fail_msg("%s: logit %ld is %.9g, not %.9g", what, (long)i, b->logits[i], a->logits[i]);
     assert_int_equal(a->num_grad, b->num_grad);
     for (int64_t i = 0; i < a->num_grad; i++)
-        if (a->grad[i] != b->grad[i]) fail_msg("%s: gradient element %ld is %.9g, not %.9g", what, (long)i, b->grad[i], a->grad[i]);
+        if (a->grad[i] != b->grad[i])
+            fail_msg("%s: gradient element %ld is %.9g, not %.9g", what, (long)i, b->grad[i], a->grad[i]);
 }
 
-/* ---- bounded dimensions ------------------------------------------------------------------------------------------------ */
+/* ---- bounded dimensions ----------------------------------------------------------------------------- */
 
 /* The unfed part of the planned frame is NaN (poison): whoever reads beyond the actual count shows. */
 static void counts_through_one(am_dtype compute, bool recompute)
@@ -116,7 +133,8 @@ static void counts_through_one(am_dtype compute, bool recompute)
         s.seq = counts[i];
         create(&exact, &s, &o, 1, compute, false);
         result a = verify(&exact, 0, x), b = verify(&wide, 0, x);
-        snprintf(what, sizeof what, "%ld tokens in a program for %d, %s", (long)x.n, MAX_TOKENS, am_dtype_name(compute));
+        snprintf(what, sizeof what, "%ld tokens in a program for %d, %s", (long)x.n, MAX_TOKENS,
+                 am_dtype_name(compute));
         assert_true(isfinite(a.loss) && a.count > 0);
         same_bits(&a, &b, what);
         release(&a);
@@ -133,13 +151,15 @@ static void test_programs__bounded_dims(void **state)
     counts_through_one(AM_F64, false);
 }
 
-/* ---- several programs, one store ------------------------------------------------------------------------------------------ */
+/* ---- several programs, one store -------------------------------------------------------------------- */
 
 static void test_programs__two_instances_equal_logits(void **state)
 {
     for (int i = 0; i < 2; i++) {
         pt_shape s = pt_default_shape(), shapes[3];
-        am_program_options o[3] = {am_program_defaults(AM_PROGRAM_TRAIN), am_program_defaults(AM_PROGRAM_VERIFY), am_program_defaults(AM_PROGRAM_VERIFY)};
+        am_program_options o[3] = {am_program_defaults(AM_PROGRAM_TRAIN),
+                                   am_program_defaults(AM_PROGRAM_VERIFY),
+                                   am_program_defaults(AM_PROGRAM_VERIFY)};
         pt_run r;
         text x = {20, 7};
         shapes[0] = shapes[1] = shapes[2] = s;
@@ -153,7 +173,8 @@ static void test_programs__two_instances_equal_logits(void **state)
         pt_step(&r, 0, 0, 1e-2, 1);
         result c = verify(&r, 1, x), d = verify(&r, 2, x);
         same_bits(&c, &d, "two instances after a step");
-        assert_memory_not_equal(a.logits, c.logits, (size_t)a.num_logits * sizeof *a.logits); /* they do read that store */
+        assert_memory_not_equal(a.logits, c.logits,
+                                (size_t)a.num_logits * sizeof *a.logits); /* they do read that store */
         release(&a);
         release(&b);
         release(&c);
@@ -162,16 +183,19 @@ static void test_programs__two_instances_equal_logits(void **state)
     }
 }
 
-/* ---- generating --------------------------------------------------------------------------------------------------------- */
+/* ---- generating ------------------------------------------------------------------------------------- */
 
-typedef struct piece { int64_t begin, count, cache; } piece;
+typedef struct piece {
+    int64_t begin, count, cache;
+} piece;
 
 /* Tokens [begin, begin + count) of the text; earlier ones are in the cache. */
 static am_status feed_piece(void *context, am_exec *e, int program, int micro, int frame, int64_t *tokens)
 {
     am_status st = AM_OK;
     const piece *x = context;
-    int32_t ids[MAX_TOKENS], at[MAX_TOKENS], zero[MAX_TOKENS] = {0}, keys[MAX_TOKENS], last = (int32_t)x->count - 1;
+    int32_t ids[MAX_TOKENS], at[MAX_TOKENS], zero[MAX_TOKENS] = {0}, keys[MAX_TOKENS],
+                                             last = (int32_t)x->count - 1;
     for (int64_t t = 0; t < x->count; t++) {
         ids[t] = token_at(x->begin + t);
         at[t] = (int32_t)(x->begin + t);
@@ -220,14 +244,15 @@ static void test_programs__generation_equals_whole_sequence(void **state)
     for (int64_t k = 0; k <= GENERATED; k++)
         for (int64_t v = 0; v < r.shape.V; v++) {
             double a = whole.logits[(PREFILL - 1 + k) * r.shape.V + v], b = cached[k * r.shape.V + v];
-            if (!(fabs(a - b) <= 1e-6 * (1 + fabs(a)))) fail_msg("token %ld, logit %ld: %.9g from the cache, %.9g at once", (long)k, (long)v, b, a);
+            if (!(fabs(a - b) <= 1e-6 * (1 + fabs(a))))
+                fail_msg("token %ld, logit %ld: %.9g from the cache, %.9g at once", (long)k, (long)v, b, a);
         }
     free(cached);
     release(&whole);
     pt_free(&r);
 }
 
-/* ---- between steps ------------------------------------------------------------------------------------------------------- */
+/* ---- between steps ---------------------------------------------------------------------------------- */
 
 enum { STEPS = 4 };
 
@@ -268,7 +293,8 @@ static void test_programs__others_between_steps_change_no_bit(void **state)
     for (int i = 0; i < 4; i++) {
         am_dtype compute = i % 2 ? AM_BF16 : AM_F32;
         pt_shape s = pt_default_shape(), shapes[4] = {s, s, s, s};
-        am_program_options o[4] = {am_program_defaults(AM_PROGRAM_TRAIN), am_program_defaults(AM_PROGRAM_EVAL), generating(),
+        am_program_options o[4] = {am_program_defaults(AM_PROGRAM_TRAIN),
+                                   am_program_defaults(AM_PROGRAM_EVAL), generating(),
                                    am_program_defaults(AM_PROGRAM_VERIFY)};
         pt_run alone, among;
         int64_t n = 0, m = 0;
@@ -281,7 +307,9 @@ static void test_programs__others_between_steps_change_no_bit(void **state)
         double *a = trained(&alone, false, &n), *b = trained(&among, true, &m);
         assert_int_equal(n, m);
         for (int64_t k = 0; k < n; k++)
-            if (a[k] != b[k]) fail_msg("%s, element %ld (losses first): %.17g alone, %.17g among other programs", am_dtype_name(compute), (long)k, a[k], b[k]);
+            if (a[k] != b[k])
+                fail_msg("%s, element %ld (losses first): %.17g alone, %.17g among other programs",
+                         am_dtype_name(compute), (long)k, a[k], b[k]);
         free(a);
         free(b);
         pt_free(&alone);

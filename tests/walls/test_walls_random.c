@@ -1,9 +1,12 @@
-/* WALLS 24: randomness is a function of (seed, step, operator, GLOBAL element).  A dropout operator that src does not know is registered
- * here and stands inside every layer, where recompute has to run it again; its mask is Philox with counter (token in the global batch, feature, step, operator) and the
- * seed as key.  The operator's number comes from its place in the card (layer, line, column) and travels in attrs.index, which recompute's
+/* WALLS 24: randomness is a function of (seed, step, operator, GLOBAL element).  A dropout operator that src does
+ * not know is registered here and stands inside every layer, where recompute has to run it again; its mask is
+ * Philox with counter (token in the global batch, feature, step, operator) and the seed as key.  The operator's
+ * number comes from its place in the card (layer, line, column) and travels in attrs.index, which recompute's
  * clones and the gradient keep.
- *   - recompute on or off, frames, order of issue: the same bits;     - 2 ranks = 1 rank within rounding (fp64, 1e-11);
- *   - gradients agree with difference quotients through the same masks;   - seed, step and layer each change the mask. */
+ *   - recompute on or off, frames, order of issue: the same bits;
+ *   - 2 ranks = 1 rank within rounding (fp64, 1e-11);
+ *   - gradients agree with difference quotients through the same masks;
+ *   - seed, step and layer each change the mask. */
 #include "../graph/program_test.h"
 
 #include "graph/autodiff.h"
@@ -15,30 +18,33 @@
 static const double KEEP = 0.75;
 static am_comm *comm, *alone;
 
-/* ---- the operator ------------------------------------------------------------------------------------------------------------ */
+/* ---- the operator ----------------------------------------------------------------------------------- */
 
 static bool kept(const double *scalars, int64_t op, int32_t token, int64_t feature)
 {
     uint32_t key[2] = {(uint32_t)scalars[AM_SCALAR_SEED], 0}, out[4];
-    uint32_t counter[4] = {(uint32_t)token, (uint32_t)feature, (uint32_t)scalars[AM_SCALAR_STEP], (uint32_t)op};
+    uint32_t counter[4] = {(uint32_t)token, (uint32_t)feature, (uint32_t)scalars[AM_SCALAR_STEP],
+                           (uint32_t)op};
     am_philox4x32(counter, key, out);
     return out[0] < KEEP * 0x1p32;
 }
 
 /* x [N, D], token i32[N], scalars → x or 0, by 1/KEEP; its gradient is the same function of dy. */
-#define DROPOUT(name, type, load, store)                                                      \
-    static am_status name(const am_kernel_call *c)                                            \
-    {                                                                                         \
-        const type *x = c->in[0].data;                                                        \
-        const int32_t *token = c->in[1].data;                                                 \
-        type *y = c->out[0].data;                                                             \
-        int64_t width = c->in[0].dim[1];                                                      \
-        for (int64_t i = 0; i < am_tensor_elements(&c->in[0]); i++)                           \
-            y[i] = kept(c->in[2].data, c->attrs->index, token[i / width], i % width) ? store((type)0 + load(x[i]) / KEEP) : store(0.0); \
-        return AM_OK;                                                                         \
+#define DROPOUT(name, type, load, store)                                                                     \
+    static am_status name(const am_kernel_call *c)                                                           \
+    {                                                                                                        \
+        const type *x = c->in[0].data;                                                                       \
+        const int32_t *token = c->in[1].data;                                                                \
+        type *y = c->out[0].data;                                                                            \
+        int64_t width = c->in[0].dim[1];                                                                     \
+        for (int64_t i = 0; i < am_tensor_elements(&c->in[0]); i++)                                          \
+            y[i] = kept(c->in[2].data, c->attrs->index, token[i / width], i % width)                         \
+                       ? store((type)0 + load(x[i]) / KEEP)                                                  \
+                       : store(0.0);                                                                         \
+        return AM_OK;                                                                                        \
     }
-#define PLAIN(x) (x)
-#define TO_F32(x) (float)(x)
+#define PLAIN(x)   (x)
+#define TO_F32(x)  (float)(x)
 #define TO_BF16(x) am_f32_to_bf16((float)(x))
 DROPOUT(dropout_f64, double, PLAIN, PLAIN)
 DROPOUT(dropout_f32, float, PLAIN, TO_F32)
@@ -65,8 +71,14 @@ done:
     return st;
 }
 
-#define KERNELS(n) {.name = n, .f64 = dropout_f64, .f32 = dropout_f32, .bf16 = dropout_bf16}
-static const am_op_def dropout_bwd = {.name = "test_dropout_bwd", .view_in = {AM_VIEW_LAST}, .view_out = {AM_VIEW_LAST}, .infer = like_x,
+#define KERNELS(n)                                                                                           \
+    {                                                                                                        \
+        .name = n, .f64 = dropout_f64, .f32 = dropout_f32, .bf16 = dropout_bf16                              \
+    }
+static const am_op_def dropout_bwd = {.name = "test_dropout_bwd",
+                                      .view_in = {AM_VIEW_LAST},
+                                      .view_out = {AM_VIEW_LAST},
+                                      .infer = like_x,
                                       .own_kernel = KERNELS("test_dropout_bwd")};
 
 static am_status dropout_vjp(am_autodiff *ad, const am_node *n)
@@ -76,15 +88,20 @@ static am_status dropout_vjp(am_autodiff *ad, const am_node *n)
     am_node forward = *n; /* emitting moves the graph's nodes */
     AM_TRY(am_graph_register_op(am_ad_graph(ad), &dropout_bwd));
     AM_TRY(am_ad_grad(ad, forward.out[0], &dy));
-    AM_TRY(am_ad_emit(ad, "test_dropout_bwd", (int[]){dy, forward.in[1], forward.in[2]}, 3, &forward.attrs, AM_ACC_NO, &dx, 1));
+    AM_TRY(am_ad_emit(ad, "test_dropout_bwd", (int[]){dy, forward.in[1], forward.in[2]}, 3, &forward.attrs,
+                      AM_ACC_NO, &dx, 1));
     AM_TRY(am_ad_contribute(ad, forward.in[0], dx));
 done:
     return st;
 }
-static const am_op_def dropout = {.name = "test_dropout", .view_in = {AM_VIEW_LAST}, .view_out = {AM_VIEW_LAST}, .infer = dropout_infer,
-                                  .vjp = dropout_vjp, .own_kernel = KERNELS("test_dropout")};
+static const am_op_def dropout = {.name = "test_dropout",
+                                  .view_in = {AM_VIEW_LAST},
+                                  .view_out = {AM_VIEW_LAST},
+                                  .infer = dropout_infer,
+                                  .vjp = dropout_vjp,
+                                  .own_kernel = KERNELS("test_dropout")};
 
-/* ---- a model: x + W2 silu(dropout(W1 norm(x))), three layers ------------------------------------------------------------------- */
+/* ---- a model: x + W2 silu(dropout(W1 norm(x))), three layers ---------------------------------------- */
 
 static int param(am_graph *g, const char *name, int layer, int64_t rows, int64_t columns)
 {
@@ -119,7 +136,8 @@ static am_graph *make_graph(am_dtype compute)
     int x = apply(g, "embed", ids, param(g, "embed", -1, V, D), NULL);
     for (int i = 0; i < LAYERS; i++) {
         am_graph_at(g, i, 2, 1);
-        int h = apply(g, "linear", apply(g, "rmsnorm", x, param(g, "norm", i, D, 0), &eps), param(g, "up", i, F, D), NULL);
+        int h = apply(g, "linear", apply(g, "rmsnorm", x, param(g, "norm", i, D, 0), &eps),
+                      param(g, "up", i, F, D), NULL);
         h = apply(g, "act", apply(g, "test_dropout", h, -1, NULL), -1, &silu);
         x = apply(g, "add", x, apply(g, "linear", h, param(g, "down", i, D, F), NULL), NULL);
     }
@@ -129,9 +147,10 @@ static am_graph *make_graph(am_dtype compute)
     return g;
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------------------ */
+/* ---- running ---------------------------------------------------------------------------------------- */
 
-static void create(pt_run *r, am_dtype compute, const am_program_options *options, int n, am_comm *c, const am_exec_options *x)
+static void create(pt_run *r, am_dtype compute, const am_program_options *options, int n, am_comm *c,
+                   const am_exec_options *x)
 {
     memset(r, 0, sizeof *r);
     r->comm = c;
@@ -151,7 +170,10 @@ static void create(pt_run *r, am_dtype compute, const am_program_options *option
     pt_write_weights(r);
 }
 
-typedef struct batch { pt_run *r; int step; } batch;
+typedef struct batch {
+    pt_run *r;
+    int step;
+} batch;
 
 static am_status feed(void *context, am_exec *e, int program, int micro, int frame, int64_t *tokens)
 {
@@ -177,7 +199,8 @@ done:
 static double run_once(pt_run *r, int program, int step, double seed)
 {
     batch b = {r, step};
-    double n = (double)(r->rows_per_step * r->program[program]->options.micro_batches * SEQ), sum = 0, all[64], total = 0;
+    double n = (double)(r->rows_per_step * r->program[program]->options.micro_batches * SEQ), sum = 0,
+           all[64], total = 0;
     PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_SEED, seed));
     PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_LR, 1e-2));
     PT_OK(am_exec_set_scalar(r->exec, AM_SCALAR_STEP, step + 1));
@@ -192,7 +215,10 @@ static double run_once(pt_run *r, int program, int step, double seed)
 }
 
 enum { STEPS = 3 };
-typedef struct outcome { double loss[STEPS], *weights; int64_t n; } outcome;
+typedef struct outcome {
+    double loss[STEPS], *weights;
+    int64_t n;
+} outcome;
 
 static outcome train(am_program_options o, am_comm *c, am_dtype compute, uint64_t shuffle, double seed)
 {
@@ -225,13 +251,15 @@ static am_program_options layout(int64_t shards, int micro)
 static void same_bits(const outcome *a, outcome b, const char *what)
 {
     for (int i = 0; i < STEPS; i++)
-        if (a->loss[i] != b.loss[i]) fail_msg("%s: loss of step %d is %.17g, not %.17g", what, i, b.loss[i], a->loss[i]);
+        if (a->loss[i] != b.loss[i])
+            fail_msg("%s: loss of step %d is %.17g, not %.17g", what, i, b.loss[i], a->loss[i]);
     assert_int_equal(a->n, b.n);
-    if (memcmp(a->weights, b.weights, (size_t)b.n * sizeof *b.weights) != 0) fail_msg("%s: weights differ", what);
+    if (memcmp(a->weights, b.weights, (size_t)b.n * sizeof *b.weights) != 0)
+        fail_msg("%s: weights differ", what);
     free(b.weights);
 }
 
-/* ---- tests --------------------------------------------------------------------------------------------------------------------- */
+/* ---- tests ------------------------------------------------------------------------------------------ */
 
 static void variants(am_dtype compute)
 {
@@ -259,10 +287,13 @@ static void test_random__recompute_same_bits(void **state)
 static void test_random__ranks_equal_one(void **state)
 {
     int ranks = am_comm_size(comm);
-    outcome one = train(layout(1, 2 * ranks), alone, AM_F64, 0, 5), many = train(layout(ranks, 2), comm, AM_F64, 0, 5);
+    outcome one = train(layout(1, 2 * ranks), alone, AM_F64, 0, 5),
+            many = train(layout(ranks, 2), comm, AM_F64, 0, 5);
     double diff = 0, norm = 0;
     for (int i = 0; i < STEPS; i++)
-        if (!(fabs(one.loss[i] - many.loss[i]) <= 1e-11 * one.loss[i])) fail_msg("loss of step %d is %.17g on %d ranks, %.17g on one", i, many.loss[i], ranks, one.loss[i]);
+        if (!(fabs(one.loss[i] - many.loss[i]) <= 1e-11 * one.loss[i]))
+            fail_msg("loss of step %d is %.17g on %d ranks, %.17g on one", i, many.loss[i], ranks,
+                     one.loss[i]);
     for (int64_t i = 0; i < one.n; i++) {
         diff += (one.weights[i] - many.weights[i]) * (one.weights[i] - many.weights[i]);
         norm += one.weights[i] * one.weights[i];
@@ -301,7 +332,8 @@ static void test_random__gradients_through_the_masks(void **state)
         double down = run_once(&r, 1, 1, 5), expected = (up - down) / (2 * h);
         nudge(&r, p, i, h);
         if (fabs(grad[i] - expected) > 1e-8 + 1e-6 * fabs(expected))
-            fail_msg("%s[%ld]: gradient %.12g, difference quotient %.12g", am_graph_param_at(r.program[0]->graph, p)->name, (long)i, grad[i], expected);
+            fail_msg("%s[%ld]: gradient %.12g, difference quotient %.12g",
+                     am_graph_param_at(r.program[0]->graph, p)->name, (long)i, grad[i], expected);
         free(grad);
     }
     pt_free(&r);
@@ -327,7 +359,8 @@ static void test_random__step_and_layer_count(void **state)
     assert_true(loss[0] != loss[1]);
     for (int k = 0; k < r.program[0]->num_segments; k++)
         for (int i = 0; i < r.program[0]->segment[k].num_ops; i++)
-            if (r.program[0]->segment[k].op[i].def == &dropout) key[keys++] = r.program[0]->segment[k].op[i].attrs.index;
+            if (r.program[0]->segment[k].op[i].def == &dropout)
+                key[keys++] = r.program[0]->segment[k].op[i].attrs.index;
     assert_int_equal(keys, LAYERS);
     for (int i = 0; i < keys; i++)
         for (int k = 0; k < i; k++) assert_true((uint32_t)key[i] != (uint32_t)key[k]);
@@ -343,7 +376,8 @@ int main(void)
         cmocka_unit_test(test_random__step_and_layer_count),
     };
     am_comm_options options = {.max_requests = 512};
-    if (am_comm_create(NULL, &options, &comm) != AM_OK || am_comm_create("self", &options, &alone) != AM_OK) return 1;
+    if (am_comm_create(NULL, &options, &comm) != AM_OK || am_comm_create("self", &options, &alone) != AM_OK)
+        return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (am_comm_free(&comm) != AM_OK || am_comm_free(&alone) != AM_OK) return 1;
     return failed;

@@ -1,5 +1,5 @@
-"""walls.py: what the scripts of this folder share: token shards, a model from a config, a recipe, one run of `automodel train`.
-The program is AM_PROGRAM, or the script's first argument."""
+"""walls.py: what the scripts of this folder share: token shards, a model from a config, a recipe, one run of
+`automodel train`.  The program is AM_PROGRAM, or the script's first argument."""
 import atexit
 import json
 import os
@@ -43,15 +43,16 @@ def make_shards(out, samples=64, words=80):
             f.write(json.dumps({"text": " ".join(rng.choice(vocabulary) for _ in range(words))}) + "\n")
     tokenizer = os.path.join(SOURCE, "tests", "data", "files", "tiny")
     shards = os.path.join(out, "shards")
-    subprocess.run([PROGRAM, "prepare", "--input", text, "--tokenizer", tokenizer, "-o", shards], env=environment(),
-                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([PROGRAM, "prepare", "--input", text, "--tokenizer", tokenizer, "-o", shards],
+                   env=environment(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return shards
 
 
 def make_config(out, D=64, heads=4, kv=2, F=128, layers=2, vocab=320):
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": D, "intermediate_size": F,
-              "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": D // heads,
-              "vocab_size": vocab, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": D,
+              "intermediate_size": F, "num_hidden_layers": layers, "num_attention_heads": heads,
+              "num_key_value_heads": kv, "head_dim": D // heads, "vocab_size": vocab,
+              "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
               "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
               "bos_token_id": 0, "eos_token_id": 1, "torch_dtype": "float32"}
     path = os.path.join(out, "config.json")
@@ -88,8 +89,8 @@ def command(recipe, ranks, *options):
 
 def train(recipe, ranks=1, options=(), **env):
     """Run to the end; a failure shows what the program said."""
-    done = subprocess.run(command(recipe, ranks, *options), env=environment(**env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, check=False)
+    done = subprocess.run(command(recipe, ranks, *options), env=environment(**env), stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, f"exit {done.returncode} of {recipe} on {ranks} ranks:\n{done.stdout}"
     return done.stdout
 
