@@ -198,6 +198,7 @@ static am_status run_step(am_run *r, am_step_metrics *m, int *signal)
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_STEP, (double)(r->step + 1)));
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_INV_N, n > 0 ? 1.0 / (double)n : 0));
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_MAX_NORM, r->s.max_norm));
+    AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_SEED, (double)r->s.seed));
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_SKIP, n > 0 ? 0 : 1));
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_LOSS_SUM, 0));
     AM_TRY(am_exec_set_scalar(r->exec, AM_SCALAR_LOSS_COUNT, 0));
