@@ -26,7 +26,8 @@ typedef struct am_bound {
     const am_program *p;
     am_bound_segment *segment;
     am_region constant, state;
-    int64_t *frame_tokens; /* actual N of each frame */
+    int64_t *frame_tokens;  /* actual N of each frame */
+    uint64_t weights_of;    /* version of the store that its weights in STEP were made of */
 } am_bound;
 
 struct am_exec {
@@ -40,6 +41,8 @@ struct am_exec {
     int *issued; /* shuffling: operators already issued in the segment at hand */
     int max_ops;
     uint64_t shuffles;
+    uint64_t store_version; /* counts changes of the store */
+    int step_owner;         /* program that wrote STEP last */
     am_exec_times times;
 };
 
@@ -184,6 +187,8 @@ am_status am_exec_create(am_device *d, am_comm *c, am_program *const *programs, 
     e->c = c;
     if (options) e->options = *options;
     e->num_programs = num_programs;
+    e->store_version = 1;
+    e->step_owner = -1;
     AM_TRY(am_calloc((size_t)num_programs, sizeof *e->bound, &e->bound));
     for (int k = 0; k < num_programs; k++) {
         e->bound[k].p = programs[k];
@@ -299,6 +304,7 @@ am_status am_exec_write_slot(am_exec *e, int unit, int role, int64_t begin, int6
     am_status st = AM_OK;
     size_t offset = 0, bytes = 0;
     AM_TRY(slot_offset(e, unit, role, begin, count, &offset, &bytes));
+    e->store_version++;
     AM_TRY(am_device_write(e->d, &e->shared[AM_REGION_STORE], offset, data, bytes));
 done:
     return st;
@@ -473,11 +479,24 @@ done:
     return st;
 }
 
+/* Weights that an earlier run of this program made in STEP still stand there. */
+static bool weights_stand(const am_exec *e, int program)
+{
+    return e->step_owner == program && e->bound[program].weights_of == e->store_version;
+}
+
 am_status am_exec_run(am_exec *e, int program, am_feed_fn feed, void *context)
 {
     am_status st = AM_OK;
     const am_program *p = e->bound[program].p;
-    for (int k = 0; k < p->num_entries; k++) AM_TRY(run_entry(e, program, &p->schedule[k], feed, context));
+    for (int k = 0; k < p->num_entries; k++) {
+        const am_schedule_entry *entry = &p->schedule[k];
+        if (entry->once && weights_stand(e, program)) continue;
+        AM_TRY(run_entry(e, program, entry, feed, context));
+        if (entry->once) e->bound[program].weights_of = e->store_version;
+        if (p->region_bytes[AM_REGION_STEP]) e->step_owner = program;
+    }
+    if (p->options.kind == AM_PROGRAM_TRAIN) e->store_version++;
 done:
     return st;
 }

@@ -123,6 +123,7 @@ typedef struct am_schedule_entry {
     int  segment, micro_batch, frame;
     bool feed;        /* the frame's inputs are filled before it */
     bool first, last; /* of the step's micro-batches, for this segment */
+    bool once;        /* makes weights only (EVAL, GENERATE): left out while the store is the same and STEP still holds them */
 } am_schedule_entry;
 
 /* A graph input by name. */

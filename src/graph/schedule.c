@@ -32,6 +32,8 @@ static am_status make_table(am_program *p)
     AM_TRY(am_calloc((size_t)n * 3 + 2, sizeof *p->schedule, &p->schedule));
     p->num_frames = p->options.gpipe ? n : 1;
     add_entry(p, AM_PHASE_PRE, 0, false);
+    if (p->num_entries && (p->options.kind == AM_PROGRAM_EVAL || p->options.kind == AM_PROGRAM_GENERATE))
+        p->schedule[0].once = true;
     if (p->options.gpipe) {
         for (int m = 0; m < n; m++) add_entry(p, AM_PHASE_F, m, true);
         for (int m = 0; m < n; m++) add_entry(p, AM_PHASE_B, m, false);
