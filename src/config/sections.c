@@ -17,7 +17,7 @@
     }
 
 #define LOGGER                                                                                               \
-    "remote loggers are not used; training.jsonl, validation.jsonl and the TensorBoard file are always "     \
+    "remote loggers are not used; training.jsonl and validation.jsonl are always "     \
     "written"
 #define DISTILL      "knowledge distillation is not offered: remove it and train on the teacher's texts"
 #define OLD_PARALLEL "write its keys under `distributed:` (pp_size, activation_checkpointing, …)"
@@ -118,7 +118,7 @@ const am_section am_sections[] = {
     NO_EFFECT("wandb", LOGGER),
     NO_EFFECT("mlflow", LOGGER),
     NO_EFFECT("comet", LOGGER),
-    NO_EFFECT("benchmark", "`automodel bench step` measures"),
+    NO_EFFECT("benchmark", "every step's speed is written to training.jsonl"),
     NO_EFFECT("autonvtx", "profiler ranges of the other implementation"),
     NO_EFFECT("moe_metrics", "no such metrics are logged"),
     NO_EFFECT("mfu", "FLOPs are counted from the program"),

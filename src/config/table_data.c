@@ -17,7 +17,7 @@
 #define MOCK(n)                                                                                              \
     {                                                                                                        \
         .name = n, .roots = "nemo_automodel",                                                                \
-        .remedy = "made-up data are for `automodel bench step`; " JSONL_INSTEAD                              \
+        .remedy = "made-up data are not trained on; " JSONL_INSTEAD                              \
     }
 
 const am_target am_targets_tokenizer[] = {

@@ -11,7 +11,7 @@ const am_target am_targets_recipe[] = {
     {.name = "BenchmarkingRecipeForNextTokenPrediction",
      .roots = "nemo_automodel",
      .remedy =
-         "`automodel bench step CONFIG` measures; to train, write TrainFinetuneRecipeForNextTokenPrediction"},
+         "benchmarks are not run from recipes; to train, write TrainFinetuneRecipeForNextTokenPrediction"},
     {.name = "KnowledgeDistillationRecipeForNextTokenPrediction",
      .roots = "nemo_automodel",
      .remedy = "train on the teacher's texts with TrainFinetuneRecipeForNextTokenPrediction"},

@@ -115,13 +115,16 @@ done:
 static am_status create_file(am_shard_writer *w)
 {
     am_status st = AM_OK;
-    hid_t access = 0;
+    hid_t access = 0, creation = 0;
     AM_TRY_H5(access = H5Pcreate(H5P_FILE_ACCESS), AM_ERR_IO, w->temporary, "cannot be created");
     AM_TRY_H5(H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110), AM_ERR_IO, w->temporary,
               "cannot be created");
-    AM_TRY_H5(w->file = H5Fcreate(w->temporary, H5F_ACC_TRUNC, H5P_DEFAULT, access), AM_ERR_IO, w->temporary,
+    AM_TRY_H5(creation = H5Pcreate(H5P_FILE_CREATE), AM_ERR_IO, w->temporary, "cannot be created");
+    AM_TRY_H5(H5Pset_obj_track_times(creation, false), AM_ERR_IO, w->temporary, "cannot be created");
+    AM_TRY_H5(w->file = H5Fcreate(w->temporary, H5F_ACC_TRUNC, creation, access), AM_ERR_IO, w->temporary,
               "cannot be created");
 done:
+    am_h5_close(&creation);
     am_h5_close(&access);
     return st;
 }

@@ -1,5 +1,6 @@
-/* identity.c: before anything is allocated, every rank must be about to do the same work: the same recipe, the same data, the same binary.
- * (That the programs are equal is am_engine_agree's part; a learning rate or a seed stands in no program.) */
+/* identity.c: before anything is allocated, every rank must be about to do the same work: the same recipe,
+ * the same data, the same binary. (That the programs are equal is am_engine_agree's part; a learning rate or
+ * a seed stands in no program.) */
 #include "train/train_internal.h"
 
 #include <fcntl.h>
@@ -26,17 +27,21 @@ static uint64_t binary_hash(void)
     return hash;
 }
 
-typedef struct am_identity { uint64_t recipe, data[1 + AM_MAX_VALIDATIONS], binary; } am_identity;
+typedef struct am_identity {
+    uint64_t recipe, data[1 + AM_MAX_VALIDATIONS], binary;
+} am_identity;
 
 static am_status judge(am_run *r, const am_identity *mine, const am_identity *first, const am_str *difference)
 {
     am_status st = AM_OK;
     int rank = r->engine->rank;
-    AM_CHECK(mine->recipe == first->recipe, AM_ERR_CONFIG, "rank %d read another recipe: %s; start all ranks with the same one", rank,
+    AM_CHECK(mine->recipe == first->recipe, AM_ERR_CONFIG,
+             "rank %d read another recipe: %s; start all ranks with the same one", rank,
              difference->s ? difference->s : "");
     AM_CHECK(memcmp(mine->data, first->data, sizeof mine->data) == 0, AM_ERR_DATA,
-             "rank %d sees other token shards than rank 0 (table %016" PRIx64 ", not %016" PRIx64 "): is one of them reading an older copy?", rank, mine->data[0],
-             first->data[0]);
+             "rank %d sees other token shards than rank 0 (table %016" PRIx64 ", not %016" PRIx64
+             "): is one of them reading an older copy?",
+             rank, mine->data[0], first->data[0]);
     AM_CHECK(mine->binary == first->binary || !mine->binary || !first->binary, AM_ERR_ENVIRONMENT,
              "rank %d runs another binary than rank 0: install the same automodel on all nodes", rank);
 done:
@@ -53,7 +58,8 @@ am_status am_run_identify(am_run *r)
     if (r->engine->size == 1) return AM_OK;
     mine.recipe = am_hash64(r->recipe.s, r->recipe.len, 0);
     mine.data[0] = am_dataset_get_counts(r->data)->table_hash;
-    for (int i = 0; i < r->num_validations; i++) mine.data[1 + i] = am_dataset_get_counts(r->validation[i])->table_hash;
+    for (int i = 0; i < r->num_validations; i++)
+        mine.data[1 + i] = am_dataset_get_counts(r->validation[i])->table_hash;
     mine.binary = binary_hash();
     AM_TRY(am_calloc((size_t)r->engine->size, sizeof mine, &all));
     AM_TRY(am_comm_allgather(r->engine->comm, &mine, sizeof mine, all));

@@ -1,8 +1,6 @@
 /* ckpt_test.c: see ckpt_test.h. */
 #include "ckpt_test.h"
 
-#include "graph/graph_internal.h"
-
 #include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
@@ -154,7 +152,7 @@ static float *wanted_shard(const am_program *p, int unit, int role, uint64_t sal
         for (int64_t i = 0; i < y->count; i++) {
             int64_t at = y->offset + i - u->shard_begin;
             if (at >= 0 && at < u->shard_elements)
-                x[at] = wanted(p->graph->params[y->param].name, role, i, salt);
+                x[at] = wanted(am_graph_param_at(p->graph, y->param)->name, role, i, salt);
         }
     }
     return x;

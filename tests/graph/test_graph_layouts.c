@@ -142,7 +142,10 @@ static void test_layouts__same_bits_bf16(void **state)
 
 static void test_layouts__hsdp(void **state)
 {
-    if (am_comm_size(comm) != 4) skip();
+    if (am_comm_size(comm) != 4) {
+        print_message("skipped: HSDP 2x2 needs 4 ranks\n");
+        skip();
+    }
     am_program_options hsdp = layout(2, 2, 2), fsdp = layout(4, 1, 2), o;
     hsdp.eps = fsdp.eps = 1e-3;
     outcome base = run(&hsdp, comm, AM_F32, "cpu", NULL), flat = run(&fsdp, comm, AM_F32, "cpu", NULL);

@@ -1,18 +1,23 @@
-/* make_shards: token shards for the tests of whole runs.  The golden models have 128 tokens and no tokenizer, so the texts are made
- * up here: every sequence repeats one of a few short patterns, with some noise, which a tiny model learns within a dozen steps.  The
- * same arguments give the same bytes.
+/* make_shards: token shards for the tests of whole runs.  The golden models have 128 tokens and no tokenizer,
+ * so the texts are made up here: every sequence repeats one of a few short patterns, with some noise, which a
+ * tiny model learns within a dozen steps.  The same arguments give the same bytes.
  *
  *     make_shards DIR [KEY=NUMBER …] [sha=HEX]
  *         shards=4 sequences=16 (of a shard) min=12 max=40 (tokens of a sequence) vocab=128 seed=1
- *         supervised=1 (0: no token is)  prompt=3 (sequence i: its first i mod 4 · prompt tokens are not supervised) */
+ *         supervised=1 (0: no token is)  prompt=3 (sequence i: its first i mod 4 · prompt tokens are not
+ * supervised) */
 #include "data/data.h"
 
 #include <string.h>
 
 enum { SHARDS, SEQUENCES, MIN, MAX, VOCAB, SEED, SUPERVISED, PROMPT, NUM_KEYS };
-static const char *const keys[NUM_KEYS] = {"shards", "sequences", "min", "max", "vocab", "seed", "supervised", "prompt"};
+static const char *const keys[NUM_KEYS] = {"shards", "sequences", "min",        "max",
+                                           "vocab",  "seed",      "supervised", "prompt"};
 
-typedef struct wanted { const char *dir, *sha; int64_t n[NUM_KEYS]; } wanted;
+typedef struct wanted {
+    const char *dir, *sha;
+    int64_t n[NUM_KEYS];
+} wanted;
 
 static am_status read_arguments(int argc, char **argv, wanted *w)
 {
@@ -25,10 +30,15 @@ static am_status read_arguments(int argc, char **argv, wanted *w)
         AM_CHECK(value, AM_ERR_USAGE, "%s is not KEY=VALUE", argv[i]);
         size_t len = (size_t)(value - argv[i]);
         while (k < NUM_KEYS && (strncmp(keys[k], argv[i], len) != 0 || keys[k][len])) k++;
-        if (k == NUM_KEYS && len == 3 && strncmp(argv[i], "sha", 3) == 0) w->sha = value + 1;
-        else AM_CHECK(k < NUM_KEYS && am_parse_i64(value + 1, &w->n[k]), AM_ERR_USAGE, "%s is not known", argv[i]);
+        if (k == NUM_KEYS && len == 3 && strncmp(argv[i], "sha", 3) == 0)
+            w->sha = value + 1;
+        else
+            AM_CHECK(k < NUM_KEYS && am_parse_i64(value + 1, &w->n[k]), AM_ERR_USAGE, "%s is not known",
+                     argv[i]);
     }
-    AM_CHECK(w->n[SHARDS] > 0 && w->n[MIN] > 0 && w->n[MAX] >= w->n[MIN] && w->n[MAX] <= 4096 && w->n[VOCAB] >= 40, AM_ERR_USAGE, "numbers out of range");
+    AM_CHECK(w->n[SHARDS] > 0 && w->n[MIN] > 0 && w->n[MAX] >= w->n[MIN] && w->n[MAX] <= 4096 &&
+                 w->n[VOCAB] >= 40,
+             AM_ERR_USAGE, "numbers out of range");
 done:
     return st;
 }
@@ -41,7 +51,8 @@ static int64_t make_sequence(const wanted *w, int64_t index, uint32_t *tokens, u
     uint64_t pattern = am_random_u64(seed, stream, 1) % 8, period = 2 + pattern % 4;
     for (int64_t t = 0; t < n; t++) {
         uint64_t noise = am_random_u64(seed, stream, 2 + (uint64_t)t);
-        tokens[t] = noise % 16 == 0 ? 3 + (uint32_t)(noise >> 8) % 32 : 3 + (uint32_t)((pattern * 5 + (uint64_t)t % period * 7) % 32);
+        tokens[t] = noise % 16 == 0 ? 3 + (uint32_t)(noise >> 8) % 32
+                                    : 3 + (uint32_t)((pattern * 5 + (uint64_t)t % period * 7) % 32);
         mask[t] = w->n[SUPERVISED] && t >= index % 4 * w->n[PROMPT];
     }
     tokens[0] = 1;

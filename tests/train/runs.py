@@ -1,11 +1,11 @@
-"""Whole runs of automodel for the tests beside this file: a scratch folder with data and recipes, mpirun with a limit of time, what a
-run leaves behind (training.jsonl, weights), and the ranks' processes.  Standard library only.
+"""Whole runs of automodel for the tests beside this file: a scratch folder with data and recipes, mpirun with
+a limit of time, what a run leaves behind (training.jsonl, weights), and the ranks' processes.  Standard
+library only.
 
-Environment: AM_BUILD_DIR (set by ctest), AM_SOURCE_DIR; AM_PROGRAM and AM_MAKE_SHARDS name binaries elsewhere.
-A case is a method of unittest.TestCase; main() ends with 77 where nothing can be run."""
+Environment: AM_BUILD_DIR (set by ctest), AM_SOURCE_DIR; AM_PROGRAM and AM_MAKE_SHARDS name binaries
+elsewhere. A case is a method of unittest.TestCase; main() ends with 77 where nothing can be run."""
+
 import contextlib
-import fnmatch
-import hashlib
 import json
 import os
 import pathlib
@@ -26,11 +26,12 @@ PROGRAM = os.environ.get("AM_PROGRAM") or str(BUILD / "automodel")
 MAKE_SHARDS = os.environ.get("AM_MAKE_SHARDS") or str(BUILD / "tests" / "train" / "make_shards")
 MPIRUN = os.environ.get("AM_MPIRUN") or shutil.which("mpirun") or ""
 
-ROW = 64       # tokens of a row
-LIMIT = 120    # seconds after which a run counts as hanging
+ROW = 64  # tokens of a row
+LIMIT = 120  # seconds after which a run counts as hanging
 
 
-# ---- scratch, recipes, data ---------------------------------------------------------------------------------------------
+# ---- scratch, recipes, data ------------------------------------------------------------------------------
+
 
 class Scratch:
     """A folder with data and runs, removed at the end (kept, and named, with AM_KEEP=1)."""
@@ -49,7 +50,12 @@ class Scratch:
 
     def shards(self, name, **keys):
         path = self.dir / name
-        done = subprocess.run([MAKE_SHARDS, str(path)] + [f"{k}={v}" for k, v in keys.items()], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [MAKE_SHARDS, str(path)] + [f"{k}={v}" for k, v in keys.items()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         if done.returncode != 0:
             raise RuntimeError(f"make_shards: {done.stderr}")
         return path
@@ -69,18 +75,27 @@ class Scratch:
         return self.dir / f"run{self.count:03d}{'_' + name if name else ''}"
 
     def recipe(self, run_dir, name=None, **changes):
-        """Write a recipe; `changes` are merged into its sections, a value None takes the section or key out."""
+        """Write a recipe; `changes` are merged into its sections, a value None takes the section or key
+        out."""
         sections = {
             "run": {"dir": str(run_dir), "threads": 1},
             "step_scheduler": {"global_batch_size": 16, "local_batch_size": 1, "max_steps": 12},
             "rng": {"seed": 7},
-            "model": {"_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
-                      "pretrained_model_name_or_path": str(self.model), "torch_dtype": "float32"},
+            "model": {
+                "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
+                "pretrained_model_name_or_path": str(self.model),
+                "torch_dtype": "float32",
+            },
             "distributed": {"strategy": "fsdp2"},
             "dataset": {"_target_": "automodel.ShardDataset", "data_dir": str(self.data)},
             "packed_sequence": {"packed_sequence_size": ROW},
             "dataloader": {"shuffle": True},
-            "optimizer": {"_target_": "torch.optim.AdamW", "lr": 5e-3, "betas": [0.9, 0.95], "weight_decay": 0.01},
+            "optimizer": {
+                "_target_": "torch.optim.AdamW",
+                "lr": 5e-3,
+                "betas": [0.9, 0.95],
+                "weight_decay": 0.01,
+            },
             "clip_grad_norm": {"max_norm": 1.0},
             "checkpoint": {"enabled": True, "save_consolidated": "final"},
         }
@@ -113,7 +128,8 @@ def _yaml(section, keys):
     return f"{section}:\n" + "".join(f"  {k}: {_scalar(v)}\n" for k, v in keys.items())
 
 
-# ---- processes ------------------------------------------------------------------------------------------------------------
+# ---- processes -------------------------------------------------------------------------------------------
+
 
 class Result:
     def __init__(self, code, out, err, seconds):
@@ -124,7 +140,8 @@ class Result:
         return [line for line in self.err.splitlines() if line.startswith("automodel")]
 
     def __str__(self):
-        return f"exit code {self.code} after {self.seconds:.1f} s\n--- stdout\n{self.out[-3000:]}\n--- stderr\n{self.err[-6000:]}\n---"
+        streams = f"--- stdout\n{self.out[-3000:]}\n--- stderr\n{self.err[-6000:]}\n---"
+        return f"exit code {self.code} after {self.seconds:.1f} s\n{streams}"
 
 
 class Job:
@@ -134,7 +151,9 @@ class Job:
         self.out, self.err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.begin = time.monotonic()
         full = dict(os.environ, OMP_NUM_THREADS="1", **{k: str(v) for k, v in (env or {}).items()})
-        self.process = subprocess.Popen(command, stdout=self.out, stderr=self.err, env=full, cwd=cwd or SOURCE, start_new_session=True)
+        self.process = subprocess.Popen(
+            command, stdout=self.out, stderr=self.err, env=full, cwd=cwd or SOURCE, start_new_session=True
+        )
 
     def ranks(self):
         """{rank: pid} of the processes that mpirun started."""
@@ -222,7 +241,8 @@ def gone(pids, limit=2):
     return alive(pids)
 
 
-# ---- what a run leaves behind -----------------------------------------------------------------------------------------------
+# ---- what a run leaves behind ----------------------------------------------------------------------------
+
 
 def training_log(run_dir, name="training.jsonl"):
     """The whole lines of a log, as dictionaries."""
@@ -242,17 +262,27 @@ def curve(run_dir, *fields):
 
 def checkpoints(run_dir):
     """Steps with a manifest, ascending."""
-    return sorted(int(p.parent.name[5:]) for p in pathlib.Path(run_dir, "checkpoints").glob("step_*/manifest.json")
-                  if re.fullmatch(r"step_\d+", p.parent.name))
+    return sorted(
+        int(p.parent.name[5:])
+        for p in pathlib.Path(run_dir, "checkpoints").glob("step_*/manifest.json")
+        if re.fullmatch(r"step_\d+", p.parent.name)
+    )
 
 
 def safetensors(path):
     """{name: (dtype, shape, bytes)}"""
     data = pathlib.Path(path).read_bytes()
     (size,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8:8 + size])
+    header = json.loads(data[8 : 8 + size])
     header.pop("__metadata__", None)
-    return {name: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]]) for name, t in header.items()}
+    return {
+        name: (
+            t["dtype"],
+            t["shape"],
+            data[8 + size + t["data_offsets"][0] : 8 + size + t["data_offsets"][1]],
+        )
+        for name, t in header.items()
+    }
 
 
 def write_safetensors(path, tensors):
@@ -294,10 +324,12 @@ def distance(a, b):
     return (difference / sum(x * x for name in a for x in a[name])) ** 0.5
 
 
-# ---- cases ------------------------------------------------------------------------------------------------------------------------
+# ---- cases -----------------------------------------------------------------------------------------------
+
 
 class Case(unittest.TestCase):
     """Checks on results; a failing one shows what the program said."""
+
     maxDiff = None
 
     def ends(self, result, code, *words):
@@ -307,7 +339,11 @@ class Case(unittest.TestCase):
 
     def one_message(self, result, *words):
         """Exactly one line on stderr is an error of automodel, and it says all of this."""
-        lines = [line for line in result.ours() if not re.match(r"automodel: (warning|\[)", line) or "error" in line]
+        lines = [
+            line
+            for line in result.ours()
+            if not re.match(r"automodel: (warning|\[)", line) or "error" in line
+        ]
         errors = [line for line in lines if "error" in line]
         self.assertEqual(len(errors), 1, f"{len(errors)} messages\n{result}")
         for word in words:

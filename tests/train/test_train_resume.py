@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""A run that is killed and started again ends where an undisturbed one ends: the same losses, the same bits in the exported weights.
+"""A run that is killed and started again ends where an undisturbed one ends: the same losses, the same bits
+in the exported weights.
 
-Messages are slowed (AM_COMM_DELAY_MS), so that a step takes tens of milliseconds and a kill can hit anything: a step, a save, the moment
-between data and manifest.  The moment is random; AM_TEST_SEED repeats one."""
+Messages are slowed (AM_COMM_DELAY_MS), so that a step takes tens of milliseconds and a kill can hit anything:
+a step, a save, the moment between data and manifest.  The moment is random; AM_TEST_SEED repeats one."""
+
 import contextlib
 import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -35,8 +38,18 @@ class Resume(runs.Case):
 
     @classmethod
     def recipe(cls, run_dir, local=4, name=None, checkpoint=None, **distributed):
-        return cls.scratch.recipe(run_dir, name, distributed=distributed, checkpoint={"max_recent_checkpoints": 3, **(checkpoint or {})},
-                                  step_scheduler={"local_batch_size": local, "max_steps": STEPS, "ckpt_every_steps": 4, "save_checkpoint_every_epoch": False})
+        return cls.scratch.recipe(
+            run_dir,
+            name,
+            distributed=distributed,
+            checkpoint={"max_recent_checkpoints": 3, **(checkpoint or {})},
+            step_scheduler={
+                "local_batch_size": local,
+                "max_steps": STEPS,
+                "ckpt_every_steps": 4,
+                "save_checkpoint_every_epoch": False,
+            },
+        )
 
     def kill_after_first_checkpoint(self, ranks, recipe, run_dir):
         """SIGKILL for mpirun and all ranks at once, as when a node loses power."""
@@ -92,7 +105,11 @@ class Resume(runs.Case):
         runs.note(f"restarted after {self.killed_and_restarted(2, is_async=True)}")
 
     def test_resume__another_layout(self):
-        for ranks, local, distributed in ((4, 4, {"strategy": "fsdp2", "dp_replicate_size": 2}), (1, 16, {"strategy": "ddp"}), (4, 1, {"strategy": "ddp"})):
+        for ranks, local, distributed in (
+            (4, 4, {"strategy": "fsdp2", "dp_replicate_size": 2}),
+            (1, 16, {"strategy": "ddp"}),
+            (4, 1, {"strategy": "ddp"}),
+        ):
             run_dir = self.scratch.fresh()
             self.kill_after_first_checkpoint(2, self.recipe(run_dir), run_dir)
             result = runs.run(ranks, "train", self.recipe(run_dir, local, "other", **distributed))
@@ -102,14 +119,20 @@ class Resume(runs.Case):
             exact, ours = runs.curve(self.undisturbed), runs.curve(run_dir)
             self.assertEqual(ours[:step], exact[:step], what)
             self.same_curve(exact, ours, LOSS, what)
-            self.assertLessEqual(runs.distance(runs.weights(self.undisturbed, STEPS), runs.weights(run_dir, STEPS)), WEIGHTS, what)
+            self.assertLessEqual(
+                runs.distance(runs.weights(self.undisturbed, STEPS), runs.weights(run_dir, STEPS)),
+                WEIGHTS,
+                what,
+            )
 
     def test_resume__a_finished_run_is_left_alone(self):
         """Started once more it trains no step; an export that is missing is made again, the same."""
         before = runs.export_bytes(self.undisturbed, STEPS)
         log = pathlib.Path(self.undisturbed, "training.jsonl").read_bytes()
-        runs.shutil.rmtree(runs.exported(self.undisturbed, STEPS))
-        leftover = pathlib.Path(self.undisturbed, "hf", f"step_{STEPS:08d}.partial")  # as an export leaves it that was killed
+        shutil.rmtree(runs.exported(self.undisturbed, STEPS))
+        leftover = pathlib.Path(
+            self.undisturbed, "hf", f"step_{STEPS:08d}.partial"
+        )  # as an export leaves it that was killed
         leftover.mkdir()
         (leftover / "model.safetensors").write_bytes(b"half")
         result = runs.run(2, "train", self.recipe(self.undisturbed))
@@ -122,14 +145,26 @@ class Resume(runs.Case):
         run_dir = self.scratch.fresh()
         first = dict(step_scheduler={"local_batch_size": 4, "max_steps": 2})
         self.ends(runs.run(2, "train", self.scratch.recipe(run_dir, **first)), 0)
-        for change, words in (({"rng": {"seed": 8}}, "used rng.seed 7, not 8"),
-                              ({"packed_sequence": {"packed_sequence_size": 48}}, "trained on other data, another packing or another row length"),
-                              ({"step_scheduler": {"local_batch_size": 4, "max_steps": 4, "global_batch_size": 8}}, "write the old global_batch_size")):
+        for change, words in (
+            ({"rng": {"seed": 8}}, "used rng.seed 7, not 8"),
+            (
+                {"packed_sequence": {"packed_sequence_size": 48}},
+                "trained on other data, another packing or another row length",
+            ),
+            (
+                {"step_scheduler": {"local_batch_size": 4, "max_steps": 4, "global_batch_size": 8}},
+                "write the old global_batch_size",
+            ),
+        ):
             result = runs.run(2, "train", self.scratch.recipe(run_dir, "changed", **{**first, **change}))
             self.ends(result, 3)
             self.one_message(result, words)
         for name in ("LATEST", str(self.scratch.dir / "nothing")):
-            result = runs.run(2, "train", self.scratch.recipe(self.scratch.fresh(), **first, checkpoint={"restore_from": name}))
+            result = runs.run(
+                2,
+                "train",
+                self.scratch.recipe(self.scratch.fresh(), **first, checkpoint={"restore_from": name}),
+            )
             self.ends(result, 3)
             self.one_message(result, "restore_from")
 

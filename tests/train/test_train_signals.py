@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""A signal to the launcher or to one rank alone: all ranks stop after the same step, the checkpoint is committed, the exit code is 6, and
-the run that is started again has the bits of an undisturbed one."""
+"""A signal to the launcher or to one rank alone: all ranks stop after the same step, the checkpoint is
+committed, the exit code is 6, and the run that is started again has the bits of an undisturbed one."""
+
 import os
 import pathlib
 import re
@@ -28,8 +29,15 @@ class Signals(runs.Case):
 
     @classmethod
     def recipe(cls, run_dir, local=4, **checkpoint):
-        return cls.scratch.recipe(run_dir, checkpoint=checkpoint,
-                                  step_scheduler={"local_batch_size": local, "max_steps": STEPS, "save_checkpoint_every_epoch": False})
+        return cls.scratch.recipe(
+            run_dir,
+            checkpoint=checkpoint,
+            step_scheduler={
+                "local_batch_size": local,
+                "max_steps": STEPS,
+                "save_checkpoint_every_epoch": False,
+            },
+        )
 
     def interrupted(self, recipe, run_dir, send, ranks=2):
         """Start, let three steps pass, signal.  The result, with the step it stopped after."""
@@ -54,7 +62,10 @@ class Signals(runs.Case):
         result = runs.run(ranks, "train", recipe)
         self.ends(result, 0, f"resuming after step {step} of {STEPS}")
         self.assertEqual(runs.curve(run_dir), runs.curve(self.undisturbed))
-        self.assertTrue(runs.export_bytes(run_dir, STEPS) == runs.export_bytes(self.undisturbed, STEPS), "the exported weights differ")
+        self.assertTrue(
+            runs.export_bytes(run_dir, STEPS) == runs.export_bytes(self.undisturbed, STEPS),
+            "the exported weights differ",
+        )
 
     def whole(self, send, words, **checkpoint):
         run_dir = self.scratch.fresh()
