@@ -178,7 +178,7 @@ static am_status run(am_eval *v)
     AM_TRY(compile(v));
     for (int i = 0; i < v->num_sets; i++) {
         am_evaluation r;
-        AM_TRY(am_evaluate(v->evaluator, v->engine, v->exec, 0, v->data[i], &r));
+        AM_TRY(am_evaluate(v->evaluator, v->engine, v->exec, 0, v->data[i], NULL, &r));
         report(v, v->name[i], &r);
     }
 done:

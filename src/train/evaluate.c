@@ -78,7 +78,8 @@ done:
     return st;
 }
 
-am_status am_evaluate(am_evaluator *v, const am_engine *e, am_exec *x, int program, am_dataset *data, am_evaluation *out)
+am_status am_evaluate(am_evaluator *v, const am_engine *e, am_exec *x, int program, am_dataset *data, int (*pending)(void),
+                      am_evaluation *out)
 {
     am_status st = AM_OK;
     int64_t rows = am_dataset_get_counts(data)->num_rows, together = v->rows * e->size;
@@ -90,6 +91,8 @@ am_status am_evaluate(am_evaluator *v, const am_engine *e, am_exec *x, int progr
     for (int64_t first = 0; first < rows; first += together) {
         am_eval_feed f = {.v = v, .data = data, .first = first + e->rank * v->rows, .num_rows = rows};
         AM_TRY(am_exec_run(x, program, feed, &f));
+        if (pending) AM_TRY(am_comm_max(e->comm, pending(), &out->signal));
+        if (out->signal) goto done;
     }
     AM_TRY(am_exec_get_scalar(x, AM_SCALAR_LOSS_SUM, &mine[0]));
     AM_TRY(am_exec_get_scalar(x, AM_SCALAR_LOSS_COUNT, &mine[1]));

@@ -9,10 +9,13 @@ typedef struct am_evaluator am_evaluator; /* host buffers for micro-batches, mad
 am_status am_evaluator_create(int64_t rows, int64_t seq_len, am_evaluator **out) AM_WARN_UNUSED;
 void      am_evaluator_free(am_evaluator **v);
 
-typedef struct am_evaluation { double loss; int64_t targets, rows; } am_evaluation; /* loss: per supervised token */
+/* loss: per supervised token.  signal: a signal that some rank received meanwhile; then the evaluation was left. */
+typedef struct am_evaluation { double loss; int64_t targets, rows, signal; } am_evaluation;
 
-/** Run program `program` (kind EVAL) over one epoch of `data`.  Changes no slot.  [collective] */
-am_status am_evaluate(am_evaluator *v, const am_engine *e, am_exec *x, int program, am_dataset *data, am_evaluation *out) AM_WARN_UNUSED;
+/** Run program `program` (kind EVAL) over one epoch of `data`.  Changes no slot.  [collective]
+ *  @param pending  asked between micro-batches, on every rank: the signal to leave for, or 0; NULL: never. */
+am_status am_evaluate(am_evaluator *v, const am_engine *e, am_exec *x, int program, am_dataset *data, int (*pending)(void),
+                      am_evaluation *out) AM_WARN_UNUSED;
 
 /** Write one micro-batch into a frame: labels, positions and document starts as the data set gives them (doc_start relative to its row).
  *  @param first_token  index of the first token in the step's global batch. */

@@ -253,13 +253,15 @@ done:
     return st;
 }
 
-static am_status validate(am_run *r)
+static am_status validate(am_run *r, int *signal)
 {
     am_status st = AM_OK;
     if (r->evaluated_at == r->step) goto done;
     for (int i = 0; i < r->num_validations; i++) {
         am_evaluation v;
-        AM_TRY(am_evaluate(r->evaluator, r->engine, r->exec, AM_EVAL, r->validation[i], &v));
+        AM_TRY(am_evaluate(r->evaluator, r->engine, r->exec, AM_EVAL, r->validation[i], am_signals_pending, &v));
+        *signal = (int)v.signal;
+        if (v.signal) goto done; /* a checkpoint matters more */
         if (r->metrics)
             AM_TRY(am_metrics_validation(r->metrics, r->validation_name[i], r->step, r->step / r->steps_per_epoch, v.loss, am_lr_at(&r->schedule, r->step),
                                          v.targets, am_metrics_peak_gib()));
@@ -296,7 +298,7 @@ static am_status loop(am_run *r)
         AM_TRY(train_step(r, &signal));
         if (r->ckpt) AM_TRY(am_ckpt_poll(r->ckpt, false, &failed));
         if (signal) break;
-        if (due(r->s.val_every, r->step)) AM_TRY(validate(r));
+        if (due(r->s.val_every, r->step)) AM_TRY(validate(r, &signal));
         if (due(r->s.ckpt_every, r->step) || (r->s.ckpt_every_epoch && due(r->steps_per_epoch, r->step))) AM_TRY(am_run_save(r));
     }
     if (signal && r->step < r->total_steps) {
@@ -314,7 +316,8 @@ done:
 static am_status finish(am_run *r)
 {
     am_status st = AM_OK;
-    if (r->num_validations) AM_TRY(validate(r));
+    int signal = 0; /* the run is done: it ends as it would */
+    if (r->num_validations) AM_TRY(validate(r, &signal));
     AM_TRY(am_run_save(r));
     if (r->ckpt) AM_TRY(committed(r));
     if (r->s.export_final) AM_TRY(am_run_export(r));
