@@ -52,7 +52,7 @@ am_status am_config_unknown_key(const am_document *doc, const am_section *sectio
     else
         AM_TRY(elsewhere(section, target, key, &hint));
     if (hint.len == 0 && name[0] != '\0')
-        AM_TRY(am_str_printf(&hint, "; `automodel train --help %s` lists its keys", name));
+        AM_TRY(am_str_printf(&hint, "; `automodel train --options %s` lists its keys", name));
     AM_FAIL(AM_ERR_CONFIG, "%s: unknown key \"%s\" in %s%s%s%s", am_mark_text(doc, mark), key, name,
             target != NULL ? " with _target_ " : "", target != NULL ? target->name : "", hint.s);
 done:
@@ -74,7 +74,7 @@ am_status am_config_unknown_section(const am_document *doc, const char *name, am
     }
     const char *nearest = am_did_you_mean(name, names, n);
     AM_FAIL(AM_ERR_CONFIG, "%s: unknown section \"%s\"%s%s%s", am_mark_text(doc, mark), name,
-            nearest != NULL ? "; did you mean \"" : "; `automodel train --help recipe` lists the sections",
+            nearest != NULL ? "; did you mean \"" : "; `automodel train --options all` lists the sections",
             nearest != NULL ? nearest : "", nearest != NULL ? "\"?" : "");
 done:
     am_free(&names);

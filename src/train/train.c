@@ -86,7 +86,7 @@ static am_status check_unread(const am_run *r)
 {
     am_status st = AM_OK;
     static const char *const conditional[] = {"recipe", "distributed.pipeline", "distributed.sequence_parallel", "lr_scheduler.wsd", "lr_scheduler.lr_wsd",
-                                              "checkpoint.best_metric_key", "checkpoint.model_save_format", "step_scheduler.preemption_signal", "model.config",
+                                              "checkpoint.best_metric_key", "checkpoint.model_save_format", "model.config",
                                               "dataset.", "validation_dataset"};
     for (size_t i = 0; am_config_unread(r->cfg, i); i++) {
         const char *path = am_config_unread(r->cfg, i);

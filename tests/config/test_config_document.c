@@ -142,7 +142,7 @@ static void test_config_document__size(void **state)
     assert_int_equal(am_config_parse(text, n, "r.yaml", 0, NULL, &cfg), AM_ERR_CONFIG);
     assert_string_equal(am_error_message(), "r.yaml has 1048577 bytes; a recipe has at most 1048576");
     am_free(&text);
-    assert_int_equal(am_config_load("/nonexistent/r.yaml", 0, NULL, &cfg), AM_ERR_IO);
+    assert_int_equal(am_config_load("/nonexistent/r.yaml", 0, NULL, &cfg), AM_ERR_CONFIG);
 }
 
 static void test_config_document__environment(void **state)

@@ -30,10 +30,10 @@ static void test_config_errors__unknown_keys(void **state)
          "r.yaml:4:3: unknown key \"data_dir\" in dataset with _target_ ChatDataset; it belongs to _target_ "
          "automodel.ShardDataset"},
         {"run:\n  colour: red\n",
-         "r.yaml:2:3: unknown key \"colour\" in run; `automodel train --help run` lists its keys"},
+         "r.yaml:2:3: unknown key \"colour\" in run; `automodel train --options run` lists its keys"},
         {"optimiser:\n  lr: 1\n", "r.yaml:1:1: unknown section \"optimiser\"; did you mean \"optimizer\"?"},
         {"run: {dir: x}\nfood: 1\n",
-         "r.yaml:2:1: unknown section \"food\"; `automodel train --help recipe` lists the sections"},
+         "r.yaml:2:1: unknown section \"food\"; `automodel train --options all` lists the sections"},
         {"optimizer:\n  param_group_overrides:\n    - {pattern: a, lr_multt: 2}\n",
          "r.yaml:3:20: unknown key \"lr_multt\" in optimizer.param_group_overrides.0; did you mean "
          "\"lr_mult\"?"},

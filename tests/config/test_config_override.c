@@ -77,7 +77,7 @@ static void test_config_override__refusals(void **state)
         {"--optimizer.learning", "1",
          "command line, --optimizer.learning: unknown key \"learning\" in optimizer with _target_ AdamW; "
          "`automodel "
-         "train --help optimizer` lists its keys"},
+         "train --options optimizer` lists its keys"},
         {"--optimzer.lr", "1",
          "command line, --optimzer.lr: unknown section \"optimzer\"; did you mean \"optimizer\"?"},
         {"lr", "1", "\"lr\" is no override: write --section.key value, or --section.key=value"},

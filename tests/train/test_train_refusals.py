@@ -204,7 +204,7 @@ class Refusals(runs.Case):
         )
         path = self.text(lambda t: t.replace("run:\n", "run:\n\tdir: x\n"))
         self.refused(2, rf"{path.name}:2:1", recipe=path)
-        self.refused(3, r"there-is-none\.yaml", recipe=self.scratch.dir / "there-is-none.yaml")
+        self.refused(2, r"there-is-none\.yaml", recipe=self.scratch.dir / "there-is-none.yaml")
 
     def test_refusals__settings_that_do_not_go_together(self):
         self.refused(

@@ -98,6 +98,27 @@ class Signals(runs.Case):
         self.assertLessEqual(step, 2)
         self.goes_on(recipe, run_dir, step)
 
+    def test_signals__during_a_long_validation(self):
+        """Of 3,300 rows, a pair at a time, after the first step: it is left, and the run goes on without
+        it."""
+        held_out = self.scratch.shards("held_out", seed=2, sequences=2000)
+        run_dir = self.scratch.fresh()
+        steps = {"local_batch_size": 1, "max_steps": STEPS, "save_checkpoint_every_epoch": False}
+        validation = {"_target_": "automodel.ShardDataset", "data_dir": str(held_out)}
+        recipe = self.scratch.recipe(
+            run_dir, step_scheduler={**steps, "val_every_steps": 1}, validation_dataset=validation
+        )
+        job = runs.start(2, "train", recipe)
+        job.wait_for(lambda: len(runs.training_log(run_dir)) >= 1, "a step")
+        time.sleep(0.1)
+        os.kill(job.ranks()[1], signal.SIGTERM)
+        self.ends(job.end(), 6)
+        self.assertEqual(runs.training_log(run_dir, "validation.jsonl"), [])
+        self.assertEqual(runs.checkpoints(run_dir), [1])
+        result = runs.run(2, "train", self.scratch.recipe(run_dir, "without", step_scheduler=steps))
+        self.ends(result, 0, f"resuming after step 1 of {STEPS}")
+        self.same_curve(runs.curve(self.undisturbed), runs.curve(run_dir), 1e-5, "left in validation")
+
     def test_signals__twice_saves_once(self):
         def send(job):
             for rank in (0, 1, 1):
