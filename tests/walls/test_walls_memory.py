@@ -21,7 +21,7 @@ import walls
 MIB = 1 << 20
 GROWTH, BASE = 16 * MIB, 64 * MIB
 MID = {"D": 512, "heads": 8, "kv": 8, "F": 1536, "layers": 8, "vocab": 8192}
-STEPS = 2
+STEPS, TINY_STEPS = 2, 1000  # the tiny model must live long enough to be looked at
 
 
 def ranks_of(marker):
@@ -49,12 +49,12 @@ def look(pid, seen):
     except (OSError, TypeError):
         return
     if peak:
-        old = seen.get(pid, (0, 0, 0))
-        seen[pid] = (int(peak[1]) * 1024, max(old[1], rss * 1024), max(old[2], anonymous * 1024))
+        old = seen.get(pid, (0, 0, 0, 0))
+        seen[pid] = (int(peak[1]) * 1024, max(old[1], rss * 1024), max(old[2], anonymous * 1024), old[3] + 1)
 
 
 def watch(recipe, ranks, *options):
-    """{pid: (VmHWM, largest Rss seen, largest anonymous seen)} of a whole run."""
+    """{pid: (VmHWM, largest Rss seen, largest anonymous seen, looks)} of a whole run."""
     log = recipe + ".log"
     with open(log, "w", encoding="utf-8") as f:
         command = walls.command(recipe, ranks, *options)
@@ -96,16 +96,17 @@ def zero_model(out):
     return out
 
 
-def measure(out, name, config, shards, ranks, *options, dtype="float32"):
+def measure(out, name, config, shards, ranks, *options, dtype="float32", steps=STEPS):
     """(plan, [excess of each rank])"""
-    recipe, run = walls.write_recipe(out, name, config, shards, dtype, STEPS)
+    recipe, run = walls.write_recipe(out, name, config, shards, dtype, steps)
     seen = watch(recipe, ranks, "--run.threads=1", *options)
     plan = walls.plan(run)["bytes"]
-    for pid, (peak, rss, anonymous) in seen.items():
+    for pid, (peak, rss, anonymous, looks) in seen.items():
+        assert looks >= 5, f"{name}: {pid} ended before it could be measured ({looks} looks)"
         print(f"{name}: {peak / MIB:.1f} MiB at most, plan {plan / MIB:.1f}, beyond it {(peak - plan) / MIB:.1f}; "
               f"largest sum of smaps {rss / MIB:.1f}, anonymous {anonymous / MIB:.1f}")
         assert rss <= peak + 2 * MIB, f"{name}: smaps and VmHWM of {pid} contradict each other"
-    return plan, [peak - plan for peak, _, _ in seen.values()]
+    return plan, [peak - plan for peak, _, _, _ in seen.values()]
 
 
 def main():
@@ -113,7 +114,7 @@ def main():
     shards, tiny = walls.make_shards(out), walls.make_config(out)
     base = {}
     for ranks in (1, 2):
-        _, excess = measure(out, f"tiny-{ranks}", tiny, shards, ranks)
+        _, excess = measure(out, f"tiny-{ranks}", tiny, shards, ranks, steps=TINY_STEPS)
         base[ranks] = max(excess)
         assert base[ranks] <= BASE, f"{base[ranks] / MIB:.1f} MiB beside a tiny model's plan, {BASE / MIB} allowed"
     folder = os.path.join(out, "zero")
