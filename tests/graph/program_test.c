@@ -194,7 +194,7 @@ void pt_create(pt_run *r, const pt_shape *s, am_dtype compute, const am_program_
     PT_OK(am_comm_set_mesh(comm, &options[0].mesh));
     PT_OK(am_device_create(device, options[0].threads, &r->device));
     for (int i = 0; i < num; i++) {
-        am_graph *g = pt_graph(s, compute);
+        am_graph *g = s->make ? s->make(s->rows, s->seq, compute) : pt_graph(s, compute);
         am_program_options o = options[i];
         o.rank = am_comm_rank(comm);
         PT_OK(am_program_compile(&g, &o, &r->program[i]));

@@ -18,6 +18,7 @@ typedef struct pt_shape {
     bool    tied, bias, sandwich, parallel, alternate; /* alternate: odd layers have a window and another feed-forward */
     int64_t window;
     const am_op_def *extra; /* a registered operator applied to every layer's output */
+    am_graph *(*make)(int64_t rows, int64_t seq, am_dtype compute); /* another model than the one built by hand */
 } pt_shape;
 
 pt_shape  pt_default_shape(void);

@@ -1,0 +1,145 @@
+/* Made-up cards, which no family has: the text alone, no line of src, gives programs whose gradients agree
+ * with central differences in fp64.  Wirings: parallel residual with a value used four times, sandwich norms,
+ * two kinds of layers that take turns (a window and another feed-forward), scaled residuals. */
+#include "program_test.h"
+
+#include "graph/card.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+static am_comm *comm;
+static const char *card_text;
+
+static const char config_json[] =
+    "{\"model_type\": \"made_up\", \"hidden_size\": 24, \"num_hidden_layers\": 4, \"num_attention_heads\": "
+    "9, \"num_key_value_heads\": 3,"
+    " \"head_dim\": 8, \"intermediate_size\": 40, \"vocab_size\": 61, \"tie_word_embeddings\": true}";
+
+#define CONFIG_BLOCK                                                                                         \
+    "family made_up\n"                                                                                       \
+    "config:\n"                                                                                              \
+    "  L = num_hidden_layers\n"                                                                              \
+    "  D = hidden_size\n"                                                                                    \
+    "  heads H = num_attention_heads\n"                                                                      \
+    "  kv_heads K = num_key_value_heads\n"                                                                   \
+    "  d = head_dim\n"                                                                                       \
+    "  ffn F = intermediate_size\n"                                                                          \
+    "  vocab V = vocab_size\n"                                                                               \
+    "  W = 4 if i % 2 == 1\n"                                                                                \
+    "  M = F / 2 if i % 2 == 1 else F\n"                                                                     \
+    "  R = rope_table(d, theta = 10000)\n"
+#define DEFINITIONS                                                                                          \
+    "def norm(x, name P): return rmsnorm(x, P, 1e-5)\n"                                                      \
+    "def mlp(h, name P):\n"                                                                                  \
+    "  return linear(act(\"gelu_tanh\", linear(h, P.gate : M)) * linear(h, P.up : M), P.down : D)\n"         \
+    "def attn(h, name P):\n"                                                                                 \
+    "  q = linear(h, P.q : H d, bias = true)\n"                                                              \
+    "  k = linear(h, P.k : K d)\n"                                                                           \
+    "  v = linear(h, P.v : K d)\n"                                                                           \
+    "  return linear(attention(rope(q, R), rope(k, R), v, window = W), P.o : D)\n"
+
+static const char parallel_card[] =
+    CONFIG_BLOCK "model:\n"
+                 "  x = embed(ids, model.embed_tokens : D)\n"
+                 "  for i < L at model.layers.{i}:\n"
+                 "    h = norm(x, .norm)\n"
+                 "    x = x + attn(h, .attn) + mlp(h, .mlp)\n"
+                 "  logits = linear(norm(x, model.norm), lm_head | model.embed_tokens : V)\n" DEFINITIONS;
+
+static const char sandwich_card[] =
+    CONFIG_BLOCK "model:\n"
+                 "  x = embed(ids, model.embed_tokens : D) * 1.5\n"
+                 "  for i < L at model.layers.{i}:\n"
+                 "    x = x + norm(attn(norm(x, .n1), .attn), .n2) * 0.7\n"
+                 "    x = x + norm(mlp(norm(x, .n3), .mlp), .n4)\n"
+                 "  logits = linear(norm(x, model.norm), lm_head | model.embed_tokens : V)\n" DEFINITIONS;
+
+static am_graph *make(int64_t rows, int64_t seq, am_dtype compute)
+{
+    char dir[] = "/tmp/am_made_up_XXXXXX", path[64];
+    am_hf_model *model = NULL;
+    am_card *card = NULL;
+    am_graph *g = NULL;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    PT_OK(am_file_write_atomic(path, config_json, sizeof config_json - 1));
+    PT_OK(am_hf_model_open(path, AM_HF_WEIGHTS_NONE, &model));
+    PT_OK(am_card_parse(card_text, "made_up.card", NULL, &card));
+    PT_OK(am_graph_create(rows, seq, compute, &g));
+    PT_OK(am_card_elaborate(card, model, NULL, g));
+    am_card_free(&card);
+    am_hf_model_free(&model);
+    unlink(path);
+    rmdir(dir);
+    return g;
+}
+
+static void nudge(pt_run *r, int param, int64_t i, double by)
+{
+    int unit;
+    int64_t offset = 0;
+    double w = 0;
+    am_program_locate(r->program[0], param, &unit, &offset);
+    PT_OK(am_exec_read_slot(r->exec, unit, 0, offset + i, 1, &w));
+    w += by;
+    PT_OK(am_exec_write_slot(r->exec, unit, 0, offset + i, 1, &w));
+}
+
+/* Bounds as in test_graph_gradients.c: a step of 1e-5 leaves about 1e-10. */
+static void check(const char *card, bool recompute)
+{
+    pt_run r;
+    pt_shape s = pt_default_shape();
+    am_program_options o[2] = {am_program_defaults(AM_PROGRAM_VERIFY), am_program_defaults(AM_PROGRAM_EVAL)};
+    card_text = card;
+    s.make = make;
+    o[0].recompute = recompute;
+    pt_create(&r, &s, AM_F64, o, 2, "cpu", comm, NULL);
+    assert_true(am_graph_num_params(r.program[0]->graph) >= 2 + 4 * 9);
+    pt_step(&r, 0, 0, 0, 0);
+    for (int p = 0; p < am_graph_num_params(r.program[0]->graph); p++) {
+        int64_t n;
+        double *grad = pt_gather_grad(&r, 0, p, &n), h = 1e-5;
+        for (int k = 0; k < 2; k++) {
+            int64_t i = (int64_t)(am_random_u64(6, (uint64_t)p, (uint64_t)k) % (uint64_t)n);
+            nudge(&r, p, i, h);
+            double up = pt_step(&r, 1, 0, 0, 0);
+            nudge(&r, p, i, -2 * h);
+            double down = pt_step(&r, 1, 0, 0, 0);
+            nudge(&r, p, i, h);
+            double expected = (up - down) / (2 * h);
+            if (fabs(grad[i] - expected) > 1e-8 + 1e-6 * fabs(expected))
+                fail_msg("%s[%ld]: gradient %.12g, difference quotient %.12g",
+                         am_graph_param_at(r.program[0]->graph, p)->name, (long)i, grad[i], expected);
+        }
+        free(grad);
+    }
+    pt_free(&r);
+}
+
+static void test_cards__parallel_residual(void **state)
+{
+    check(parallel_card, false);
+    check(parallel_card, true);
+}
+
+static void test_cards__sandwich_norms(void **state)
+{
+    check(sandwich_card, false);
+    check(sandwich_card, true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cards__parallel_residual),
+        cmocka_unit_test(test_cards__sandwich_norms),
+    };
+    am_comm_options options = {.max_requests = 512};
+    if (am_comm_create("self", &options, &comm) != AM_OK) return 1;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (am_comm_free(&comm) != AM_OK) return 1;
+    return failed;
+}
