@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write a reference file for `automodel verify`: what transformers computes for a model directory.
 
-    tools/make_reference.py MODEL_DIR -o FILE [--seed S] [--batch B] [--seq T] [--dtype float32|bfloat16|float64] [--packed]
+    tools/make_reference.py MODEL_DIR -o FILE [--seed S] [--batch B] [--seq T] [--dtype float64|float32|bfloat16] [--packed]
 
 The file (safetensors) holds input_ids, labels, position_ids, document_ids (I64 [B,T]), loss (F32 []), logits
 (F32 [B,T,V]) and grad.<tensor name on disk> (F32) of the loss, and as metadata the versions, dtype and options.
@@ -31,7 +31,7 @@ def parse_arguments(arguments):
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--seq", type=int, default=48)
-    p.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float32",
+    p.add_argument("--dtype", choices=["float32", "bfloat16", "float64"], default="float64",
                    help="float64: weights, products and loss in double (transformers keeps norms and softmax in float32)")
     p.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
     p.add_argument("--packed", action="store_true")

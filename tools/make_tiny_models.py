@@ -99,7 +99,7 @@ def make(name, folder, seed):
         os.remove(os.path.join(folder, "generation_config.json"))
     os.chmod(os.path.join(folder, "model.safetensors"), 0o644)
     options = ["-o", os.path.join(folder, "reference.safetensors"), "--seed", str(seed), "--batch", "2", "--seq", "48"]
-    make_reference.main([folder, *options] + (["--packed"] if packed else []))
+    make_reference.main([folder, "--dtype", "float32", *options] + (["--packed"] if packed else []))
 
 
 def main():
