@@ -335,12 +335,6 @@ typedef struct am_running {
     int waited[AM_QUEUE_COUNT]; /* operators of each communication queue up to here are complete */
 } am_running;
 
-static bool runs(const am_prog_op *op, const am_schedule_entry *entry)
-{
-    return op->when == AM_WHEN_ALWAYS || (op->when == AM_WHEN_FIRST && entry->first) ||
-           (op->when == AM_WHEN_LAST && entry->last);
-}
-
 /* Complete every communication of target's queue up to and including it. */
 static am_status wait_for(am_running *r, int target)
 {
@@ -350,7 +344,7 @@ static am_status wait_for(am_running *r, int target)
         goto done; /* compute is complete when the next operator is issued */
     double start = am_now();
     for (int i = r->waited[q] + 1; i <= target; i++)
-        if (r->s->op[i].queue == q && r->s->op[i].group && runs(&r->s->op[i], r->entry))
+        if (r->s->op[i].queue == q && r->s->op[i].group && am_op_runs(&r->s->op[i], r->entry))
             AM_TRY(am_comm_wait(r->e->c, r->s->op[i].slot));
     r->waited[q] = target;
     r->e->times.wait += am_now() - start;
@@ -405,7 +399,7 @@ static am_status issue(am_running *r, int i)
 {
     am_status st = AM_OK;
     const am_prog_op *op = &r->s->op[i];
-    if (!runs(op, r->entry)) goto done;
+    if (!am_op_runs(op, r->entry)) goto done;
     for (int w = 0; w < op->num_waits; w++) AM_TRY(wait_for(r, op->wait[w]));
     if (op->group)
         AM_TRY(start_comm(r, i));

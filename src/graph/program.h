@@ -126,6 +126,12 @@ typedef struct am_schedule_entry {
     bool once;        /* makes weights only (EVAL, GENERATE): left out while the store is the same and STEP still holds them */
 } am_schedule_entry;
 
+/** Does an operator run in this entry of the schedule?  What the plan counts and what the executor runs is the same. */
+static inline bool am_op_runs(const am_prog_op *op, const am_schedule_entry *e)
+{
+    return op->when == AM_WHEN_ALWAYS || (op->when == AM_WHEN_FIRST && e->first) || (op->when == AM_WHEN_LAST && e->last);
+}
+
 /* A graph input by name. */
 typedef struct am_binding { const char *name; am_prog_tensor tensor; } am_binding;
 

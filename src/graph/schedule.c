@@ -50,19 +50,13 @@ done:
     return st;
 }
 
-static bool runs(const am_prog_op *op, const am_schedule_entry *e)
-{
-    return op->when == AM_WHEN_ALWAYS || (op->when == AM_WHEN_FIRST && e->first) ||
-           (op->when == AM_WHEN_LAST && e->last);
-}
-
 static void count_costs(am_program *p)
 {
     for (int k = 0; k < p->num_entries; k++) {
         const am_segment *s = &p->segment[p->schedule[k].segment];
         for (int i = 0; i < s->num_ops; i++) {
             const am_prog_op *op = &s->op[i];
-            if (!runs(op, &p->schedule[k])) continue;
+            if (!am_op_runs(op, &p->schedule[k])) continue;
             p->flops += op->flops;
             if (!op->group) continue;
             int64_t others = am_mesh_group_size(&p->options.mesh, op->group) - 1;

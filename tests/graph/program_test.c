@@ -332,3 +332,47 @@ double *pt_gather_grad(pt_run *r, int program, int param, int64_t *n)
 {
     return gather(r, program, param, 0, true, n);
 }
+
+static void nudge(pt_run *r, int param, int64_t i, double by)
+{
+    int unit;
+    int64_t offset = 0;
+    double w = 0;
+    am_program_locate(r->program[0], param, &unit, &offset);
+    PT_OK(am_exec_read_slot(r->exec, unit, 0, offset + i, 1, &w));
+    w += by;
+    PT_OK(am_exec_write_slot(r->exec, unit, 0, offset + i, 1, &w));
+}
+
+/* A step of 1e-5 leaves an error of about h²·f''' + eps/h ≈ 1e-10; losses are of order 1, gradients of order
+ * 1e-3 … 1. */
+void pt_check_gradients(const pt_shape *s, const am_program_options *verify, am_comm *comm, int samples)
+{
+    pt_run r;
+    am_program_options o[2] = {*verify, am_program_defaults(AM_PROGRAM_EVAL)};
+    o[1].micro_batches = verify->micro_batches;
+    o[1].freeze = verify->freeze;
+    o[1].num_freeze = verify->num_freeze;
+    pt_create(&r, s, AM_F64, o, 2, "cpu", comm, NULL);
+    pt_step(&r, 0, 0, 0, 0);
+    for (int p = 0; p < am_graph_num_params(r.program[0]->graph); p++) {
+        const am_param *param = am_graph_param_at(r.program[0]->graph, p);
+        int64_t n;
+        if (!param->trainable) continue;
+        double *grad = pt_gather_grad(&r, 0, p, &n), h = 1e-5;
+        for (int k = 0; k < samples; k++) {
+            int64_t i = (int64_t)(am_random_u64(5, (uint64_t)p, (uint64_t)k) % (uint64_t)n);
+            nudge(&r, p, i, h);
+            double up = pt_step(&r, 1, 0, 0, 0);
+            nudge(&r, p, i, -2 * h);
+            double down = pt_step(&r, 1, 0, 0, 0);
+            nudge(&r, p, i, h);
+            double expected = (up - down) / (2 * h);
+            if (fabs(grad[i] - expected) > 1e-8 + 1e-6 * fabs(expected))
+                fail_msg("%s[%ld]: gradient %.12g, difference quotient %.12g", param->name, (long)i, grad[i],
+                         expected);
+        }
+        free(grad);
+    }
+    pt_free(&r);
+}

@@ -48,7 +48,9 @@ double pt_step(pt_run *r, int program, int step, double lr, double max_norm);
 double *pt_gather_param(pt_run *r, int program, int param, int role, int64_t *n);
 /* The reduced gradient of a parameter after a VERIFY run, gathered. */
 double *pt_gather_grad(pt_run *r, int program, int param, int64_t *n);
-int     pt_feed_tokens(pt_run *r, int step, int micro, int64_t *targets);
+/* Gradients of a VERIFY program in fp64 against central differences of an EVAL program, which knows nothing of autodiff: `samples`
+ * elements of every trained parameter. */
+void    pt_check_gradients(const pt_shape *s, const am_program_options *verify, am_comm *comm, int samples);
 
 #define PT_OK(call)                                                                           \
     do {                                                                                      \
