@@ -62,6 +62,26 @@ am_status am_topo_bind_thread(const am_topo *topo, const am_topo_placement *p, i
 /** "automodel: [rank 1] node7: 8 cores (…)": a line per rank, to be called by every rank. */
 void am_topo_print(const am_topo_placement *p, int rank, FILE *f);
 
+/* ---- the allocation of a batch job ------------------------------------------------------------- */
+
+/* What Slurm says, in the environment of this process, that the job was given.  Numbers that it does not tell are 0. */
+typedef struct am_topo_allocation {
+    bool    slurm;           /* inside a Slurm job; else the rest is 0 or "" */
+    bool    step;            /* started by srun as a task of a step (else the batch script, or a rank of mpirun) */
+    char    job[64];         /* "1234"; "1234_7" for task 7 of an array */
+    char    node[256];       /* Slurm's name of this node; outside of Slurm the host's */
+    int64_t nodes, ranks;    /* of the job */
+    int64_t ranks_per_node;  /* on the node that has most */
+    int64_t cpus_per_rank;   /* --cpus-per-task */
+    int64_t cpus_on_node;    /* granted on this node (Slurm counts hardware threads where cores have two) */
+    int64_t memory_per_node; /* bytes granted on this node; 0 = all of the node's, or not told */
+    char    memory_from[64]; /* the option that said so, "--mem" or "--mem-per-cpu" */
+    int64_t restarts;        /* how often the job was requeued */
+} am_topo_allocation;
+
+/** Reads SLURM_* variables.  @return AM_ERR_ENVIRONMENT for one that is no number or list where there must be one (named, with its value). */
+am_status am_topo_allocation_read(am_topo_allocation *out) AM_WARN_UNUSED;
+
 /* ---- memory ------------------------------------------------------------------------------------ */
 
 typedef struct am_topo_memory {
