@@ -417,11 +417,13 @@ static am_status settle_alias(binder *b, const pending *p)
     am_value *to = am_config_find(cfg, p->to), *v = NULL;
     AM_ASSERT(to != NULL);
     if (!to->given) return set_value(b, to, p->node);
-    /* both spellings stand in the recipe: they must agree */
+    /* Both spellings are there.  As anywhere, the command line wins over the recipe; within one of them they must agree. */
+    bool override = p->node->mark.argument != NULL, overridden = strncmp(to->where, "command line", 12) == 0;
     AM_TRY(add_value(cfg, p->from, to->option, &v));
     cfg->num_values--; /* only compared, not kept */
     AM_TRY(set_value(b, v, p->node));
-    AM_CHECK(same_value(to, v), AM_ERR_CONFIG,
+    if (override && !overridden) AM_TRY(set_value(b, to, p->node));
+    AM_CHECK(override != overridden || same_value(to, v), AM_ERR_CONFIG,
              "%s: %s is another spelling of %s, which has another value (%s): keep one of the two",
              am_mark_text(&cfg->doc, p->node->mark), p->from, p->to, to->where);
 done:

@@ -69,6 +69,22 @@ static void test_config_override__null_takes_a_value_back(void **state)
     am_config_free(&cfg);
 }
 
+/* A recipe that says rng.seed and a command line that says seed, or the other way round: the command line wins. */
+static void test_config_override__wins_under_another_spelling(void **state)
+{
+    static const char *const alias[] = {"--seed=9"}, *const plain[] = {"--rng.seed=9"};
+    am_config *cfg = parse_ok("rng: {seed: 2}\n", 1, alias);
+    assert_int_equal(am_config_int(cfg, "rng.seed"), 9);
+    assert_string_equal(am_config_where(cfg, "rng.seed"), "command line, --seed");
+    am_config_free(&cfg);
+    cfg = parse_ok("seed: 2\n", 1, plain);
+    assert_int_equal(am_config_int(cfg, "rng.seed"), 9);
+    am_config_free(&cfg);
+    static const char *const both[] = {"--rng.seed=9", "--seed=8"};
+    parse_fails("seed: 2\n", 2, both, "command line, --seed: seed is another spelling of rng.seed, which has another value "
+                                      "(command line, --rng.seed): keep one of the two");
+}
+
 static void test_config_override__refusals(void **state)
 {
     static const struct {
@@ -108,6 +124,7 @@ int main(void)
         cmocka_unit_test(test_config_override__forms),
         cmocka_unit_test(test_config_override__negative_numbers_are_values),
         cmocka_unit_test(test_config_override__null_takes_a_value_back),
+        cmocka_unit_test(test_config_override__wins_under_another_spelling),
         cmocka_unit_test(test_config_override__refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
