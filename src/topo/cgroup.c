@@ -125,6 +125,15 @@ am_status am_topo_memory_limit(am_topo_memory *out)
     return am_topo_memory_read("/proc", "/sys/fs/cgroup", out);
 }
 
+void am_topo_memory_allow(am_topo_memory *m, const am_topo_allocation *a)
+{
+    if (a->memory_per_node <= 0) return;
+    m->available_bytes = am_min_i64(m->available_bytes, a->memory_per_node);
+    if (m->limit_bytes >= 0 && m->limit_bytes <= a->memory_per_node) return;
+    m->limit_bytes = a->memory_per_node;
+    snprintf(m->limited_by, sizeof m->limited_by, "%s of Slurm job %s", a->memory_from, a->job);
+}
+
 static void visit_cpu(const char *dir, bool v2, void *context)
 {
     double *quota = context;

@@ -32,7 +32,7 @@ static void test_topo_bind__share_and_team(void **state)
     affinity(set);
     const int before = hwloc_bitmap_weight(set);
     OK(am_topo_place(t, &(am_topo_request){.local_rank = rank, .local_size = size}, &p));
-    am_topo_print(&p, rank, stderr);
+    am_topo_print(&p, "here", rank, stderr);
     if (before == 1 && am_topo_cores(t) >= 2 * size)
         assert_true(p.corrected && p.cores == am_topo_cores(t) / size);
     assert_true(p.bind == am_topo_is_this_machine(t));
