@@ -54,7 +54,8 @@ am_status am_fail_at(am_status st, const char *file, int line, const char *fmt, 
 /** Add a frame "while doing `what`" to the trace; returns `st`. */
 am_status   am_trace_at(am_status st, const char *file, int line, const char *what);
 const char *am_error_message(void); /* the sentence alone; "" when no error was recorded */
-void        am_error_print(FILE *f, int rank); /* sentence, then frames when AM_DEBUG has "trace" */
+/** The sentence, behind am_log_label(rank); then the frames when AM_DEBUG has "trace". */
+void        am_error_print(FILE *f, int rank);
 void        am_error_clear(void);
 
 /* In a function with `am_status st = AM_OK;` and a label `done:`. */
@@ -86,10 +87,14 @@ void        am_error_clear(void);
 /* ---- log --------------------------------------------------------------------------------------- */
 
 typedef enum am_log_level { AM_LOG_ERROR, AM_LOG_WARN, AM_LOG_INFO, AM_LOG_DEBUG } am_log_level;
-/** Lines to stderr, "automodel: …", prefixed by "[rank R] " when `am_log_set_rank(R >= 0)` was called.
+/** Lines to stderr, "automodel: …", prefixed by "[rank R] " or "[rank R NODE] " after `am_log_set_rank(R >= 0, node)`.
  *  INFO is printed by rank 0 (or no rank) only; DEBUG only for subsystems in AM_DEBUG=comm,ckpt,… */
 void am_log(am_log_level level, const char *subsystem, const char *fmt, ...) AM_PRINTF(3, 4);
-void am_log_set_rank(int rank);
+/** @param node  this node's name in a job on several nodes (copied; at most 63 bytes are shown); NULL: lines name the rank alone. */
+void am_log_set_rank(int rank, const char *node);
+enum { AM_LOG_LABEL = 96 }; /* bytes that hold any label */
+/** "[rank R NODE] ", "[rank R] ", or "" for a rank below 0, with the node of am_log_set_rank.  @return out */
+const char *am_log_label(int rank, char *out, size_t size);
 bool am_debug_enabled(const char *subsystem);
 
 /* ---- checked arithmetic ------------------------------------------------------------------------ */

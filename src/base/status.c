@@ -92,8 +92,8 @@ void am_error_clear(void)
 
 void am_error_print(FILE *f, int rank)
 {
-    char prefix[32] = "";
-    if (rank >= 0) snprintf(prefix, sizeof prefix, "[rank %d] ", rank);
+    char prefix[AM_LOG_LABEL];
+    am_log_label(rank, prefix, sizeof prefix);
     if (trace.sentence[0] == '\0') {
         fprintf(f, "automodel: %serror without a sentence\n", prefix);
         return;

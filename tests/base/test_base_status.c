@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 static am_status inner(void)
@@ -74,6 +75,57 @@ static void test_base_status__trace_keeps_the_first_sentence(void **state)
     assert_string_equal(am_error_message(), "");
 }
 
+/* On several nodes a line names the node; a name of any length leaves the line whole. */
+static void test_base_status__labels(void **state)
+{
+    char text[4096], label[AM_LOG_LABEL], longest[300];
+    am_fail(AM_ERR_CONFIG, "no");
+    assert_string_equal(am_log_label(5, label, sizeof label), "[rank 5] ");
+    assert_string_equal(am_log_label(-1, label, sizeof label), "");
+    for (int i = 0; i < 2; i++) { /* a name may follow a name */
+        am_log_set_rank(5, i ? "n2" : "n1");
+        assert_string_equal(am_log_label(5, label, sizeof label), i ? "[rank 5 n2] " : "[rank 5 n1] ");
+    }
+    assert_string_equal(am_log_label(-1, label, sizeof label), "");
+    capture_error(text, sizeof text);
+    assert_string_equal(text, "automodel: [rank 3 n2] error: no\n");
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    am_log_set_rank(2147483647, longest);
+    longest[63] = '\0';
+    snprintf(text, sizeof text, "[rank 2147483647 %s] ", longest);
+    assert_string_equal(am_log_label(2147483647, label, sizeof label), text);
+    am_log_set_rank(-1, NULL);
+    assert_string_equal(am_log_label(5, label, sizeof label), "[rank 5] ");
+    am_error_clear();
+}
+
+/* The line of a log, as the reader of a job's output sees it. */
+static void test_base_status__log_lines(void **state)
+{
+    char text[256] = "";
+    FILE *f = tmpfile();
+    assert_non_null(f);
+    fflush(stderr);
+    int saved = dup(2);
+    assert_true(saved >= 0 && dup2(fileno(f), 2) == 2);
+    am_log(AM_LOG_INFO, "train", "alone");
+    am_log_set_rank(5, "n2");
+    am_log(AM_LOG_INFO, "train", "of rank 0 only");
+    am_log(AM_LOG_WARN, "train", "%d words", 2);
+    am_log_set_rank(5, NULL);
+    am_log(AM_LOG_ERROR, "train", "end");
+    am_log_set_rank(-1, NULL);
+    fflush(stderr);
+    assert_int_equal(dup2(saved, 2), 2);
+    close(saved);
+    rewind(f);
+    assert_true(fread(text, 1, sizeof text - 1, f) > 0);
+    fclose(f);
+    assert_string_equal(
+        text, "automodel: alone\nautomodel: [rank 5 n2] warning: 2 words\nautomodel: [rank 5] error: end\n");
+}
+
 /* A new sentence may quote the old one. */
 static void test_base_status__rewrap(void **state)
 {
@@ -107,6 +159,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_base_status__exit_codes),
         cmocka_unit_test(test_base_status__trace_keeps_the_first_sentence),
+        cmocka_unit_test(test_base_status__labels),
+        cmocka_unit_test(test_base_status__log_lines),
         cmocka_unit_test(test_base_status__rewrap),
         cmocka_unit_test(test_base_status__broken_invariant),
         cmocka_unit_test(test_base_status__debug_subsystems),

@@ -262,7 +262,7 @@ int ct_main(const char *name, const struct CMUnitTest *tests, size_t n)
         am_error_print(stderr, -1);
         return 1;
     }
-    am_log_set_rank(am_comm_rank(ct_comm));
+    am_log_set_rank(am_comm_rank(ct_comm), NULL);
     int failed = _cmocka_run_group_tests(name, tests, n, NULL, NULL);
     am_status st = failed ? AM_OK : am_comm_barrier(ct_comm);
     for (int i = 0; i < num_dirs; i++) ct_remove(dirs[i]);
