@@ -12,9 +12,19 @@ typedef struct am_cli_entry {
     const am_cli_command *command;
 } am_cli_entry;
 
+/* automodel itself: what it is, and the options that stand in a subcommand's place. */
+extern const am_cli_command am_automodel_command;
+/* What each exit code means, from 0. */
+enum { AM_CLI_NUM_EXIT_CODES = 8 };
+extern const char *const am_cli_exit_codes[AM_CLI_NUM_EXIT_CODES];
+
 /** NULL when there is no such subcommand. */
 const am_cli_entry *am_cli_find(const char *name);
-/** Prints the list of subcommands (--help, --version) or what is wrong; returns the exit code. */
+/** The i-th subcommand, in the order of --help; NULL beyond the last. */
+const am_cli_entry *am_cli_at(size_t i);
+/** The manual page of a subcommand as roff; NULL: of automodel itself. */
+void am_cli_print_man(const am_cli_entry *entry, FILE *f);
+/** Without a subcommand: prints --help, --version, --man, or what is wrong; returns the exit code. */
 int am_cli_usage(int argc, char **argv);
 /** Ends a command: on success 0; else one message, and all ranks end with the documented code. */
 int am_cli_finish(am_status st);

@@ -6,9 +6,13 @@
 #include "kernels.h"
 #include "topo/topo.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <hdf5.h>
 #include <jansson.h>
+#include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,35 +173,154 @@ done:
     return st;
 }
 
-/* Runs `python -c code` without a shell and takes the first line of what it prints.  *rc: its exit code, −1:
- * not started. */
-static am_status ask_python(const char *python, const char *code, char *out, size_t size, int *rc)
+enum { NOT_STARTED = -1, TOO_SLOW = -2 };
+
+/* Reads from fd until its end, at most limit_s seconds.  @return false: the time is over. */
+static bool read_all(int fd, int limit_s, char *out, size_t size)
+{
+    size_t n = 0;
+    ssize_t got = 1;
+    double end = am_now() + limit_s;
+    while (got > 0 || (got < 0 && errno == EINTR)) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        char rest[256]; /* what does not fit is read all the same, so that nobody waits for a full pipe */
+        int left_ms = (int)((end - am_now()) * 1000);
+        if (left_ms <= 0) return false;
+        if (poll(&p, 1, left_ms) <= 0) continue;
+        got = n + 1 < size ? read(fd, out + n, size - 1 - n) : read(fd, rest, sizeof rest);
+        if (got > 0 && n + 1 < size) n += (size_t)got;
+        out[n] = '\0';
+    }
+    return true;
+}
+
+/* Runs a program without a shell and takes what it prints (with_errors: on stderr too).  *rc: its exit code,
+ * NOT_STARTED, or TOO_SLOW: it was ended after limit_s seconds. */
+static am_status ask(const char *const argv[], int limit_s, bool with_errors, char *out, size_t size, int *rc)
 {
     am_status st = AM_OK;
     int fd[2] = {-1, -1}, wait_status = 0;
     pid_t pid = 0;
     posix_spawn_file_actions_t actions;
-    char *const argv[] = {(char *)(uintptr_t)python, "-I", "-c", (char *)(uintptr_t)code, NULL};
-    *rc = -1;
+    posix_spawnattr_t own_group; /* so that it can be ended with all it started */
+    *rc = NOT_STARTED;
     out[0] = '\0';
-    AM_CHECK(pipe(fd) == 0, AM_ERR_ENVIRONMENT, "no pipe: %s", strerror(errno));
-    AM_CHECK(posix_spawn_file_actions_init(&actions) == 0, AM_ERR_MEMORY, "no memory to start %s", python);
+    AM_CHECK(pipe2(fd, O_CLOEXEC) == 0, AM_ERR_ENVIRONMENT, "no pipe: %s", strerror(errno));
+    AM_CHECK(posix_spawn_file_actions_init(&actions) == 0 && posix_spawnattr_init(&own_group) == 0,
+             AM_ERR_MEMORY, "no memory to start %s", argv[0]);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&actions, fd[1], 1);
-    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", 1 /* O_WRONLY */, 0);
-    posix_spawn_file_actions_addclose(&actions, fd[0]);
-    int failed = posix_spawnp(&pid, python, &actions, NULL, argv, environ);
+    if (with_errors)
+        posix_spawn_file_actions_adddup2(&actions, fd[1], 2);
+    else
+        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
+    posix_spawnattr_setflags(&own_group, POSIX_SPAWN_SETPGROUP);
+    int failed = posix_spawnp(&pid, argv[0], &actions, &own_group, (char *const *)(uintptr_t)argv, environ);
     posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&own_group);
     close(fd[1]);
     fd[1] = -1;
     if (failed) goto done;
-    ssize_t n = read(fd[0], out, size - 1);
-    out[n > 0 ? n : 0] = '\0';
-    out[strcspn(out, "\n")] = '\0';
+    bool in_time = read_all(fd[0], limit_s, out, size);
+    if (!in_time) kill(-pid, SIGKILL);
     while (waitpid(pid, &wait_status, 0) < 0 && errno == EINTR) continue;
-    *rc = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 1;
+    *rc = !in_time ? TOO_SLOW : WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 1;
 done:
     if (fd[0] >= 0) close(fd[0]);
     if (fd[1] >= 0) close(fd[1]);
+    return st;
+}
+
+/* "word", not as a part of another one: "pmix" and "pmix_v4" have it, "nopmix" has not. */
+static bool has_word(const char *text, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *p = strstr(text, word); p; p = strstr(p + 1, word)) {
+        bool begins = p == text || !isalnum((unsigned char)p[-1]), ends = !isalnum((unsigned char)p[n]);
+        if (begins && ends) return true;
+    }
+    return false;
+}
+
+/* Every run of white space becomes one blank; none at the end. */
+static void squeeze(char *text)
+{
+    char *to = text;
+    for (const char *c = text; *c; c++)
+        if (!isspace((unsigned char)*c))
+            *to++ = *c;
+        else if (to > text && to[-1] != ' ')
+            *to++ = ' ';
+    if (to > text && to[-1] == ' ') to--;
+    *to = '\0';
+}
+
+/* The last line that says something: what a program gives up with. */
+static const char *last_line(char *text)
+{
+    for (size_t n = strlen(text); n > 0 && isspace((unsigned char)text[n - 1]); n--) text[n - 1] = '\0';
+    char *end = strrchr(text, '\n');
+    return end ? end + 1 : text;
+}
+
+/* Ranks start with srun only where Slurm has the plugin of the MPI library's PMI. */
+static am_status check_slurm(am_doctor *d)
+{
+    am_status st = AM_OK;
+    enum { LIMIT_S = 5 };
+    static const char *const argv[] = {"srun", "--mpi=list", NULL};
+    static const char with_mpirun[] =
+        "start ranks with mpirun inside the allocation; slurm/sft.sh does so by itself";
+    char srun[512], said[1024], text[2048];
+    int rc;
+    find_program("srun", srun, sizeof srun);
+    if (!srun[0]) goto done; /* no Slurm here; `MPI launcher` tells */
+    AM_TRY(ask(argv, LIMIT_S, true, said, sizeof said, &rc));
+    if (rc == 0 && has_word(said, "pmix")) {
+        AM_TRY(add(d, "Slurm", "srun --mpi=pmix starts ranks", NULL));
+        goto done;
+    }
+    if (rc == 0) {
+        squeeze(said);
+        snprintf(text, sizeof text, "no pmix plugin (srun --mpi=list: %s): %s", said, with_mpirun);
+    } else if (rc == TOO_SLOW) {
+        snprintf(text, sizeof text, "srun --mpi=list gave no answer in %d s: %s", LIMIT_S, with_mpirun);
+    } else {
+        snprintf(text, sizeof text, "%s is there, but no Slurm answers it (%s)", srun, last_line(said));
+    }
+    AM_TRY(note(d, "Slurm", text));
+done:
+    return st;
+}
+
+/* In a job: what Slurm granted, as topo reads it; numbers that Slurm does not tell are left out. */
+static am_status check_allocation(am_doctor *d)
+{
+    am_status st = AM_OK;
+    am_topo_allocation a;
+    am_str text = {0};
+    char bytes[32];
+    if (am_topo_allocation_read(&a) != AM_OK) {
+        AM_TRY(am_str_printf(&text, "%s", am_error_message()));
+        am_error_clear();
+        AM_TRY(add(d, "allocation", text.s, "leave Slurm's variables as sbatch, salloc and srun set them"));
+        goto done;
+    }
+    if (!a.slurm) goto done;
+    AM_TRY(am_str_printf(&text, "job %s, node %s", a.job, a.node));
+    if (a.nodes > 0) AM_TRY(am_str_printf(&text, " of %" PRId64, a.nodes));
+    if (a.ranks > 0) AM_TRY(am_str_printf(&text, ", %" PRId64 " rank%s", a.ranks, a.ranks == 1 ? "" : "s"));
+    if (a.ranks_per_node > 0) AM_TRY(am_str_printf(&text, " (at most %" PRId64 " a node)", a.ranks_per_node));
+    if (a.cpus_per_rank > 0) AM_TRY(am_str_printf(&text, ", --cpus-per-task=%" PRId64, a.cpus_per_rank));
+    if (a.cpus_on_node > 0) AM_TRY(am_str_printf(&text, ", %" PRId64 " CPUs of this node", a.cpus_on_node));
+    if (a.memory_per_node > 0)
+        AM_TRY(am_str_printf(&text, ", %s of its memory (%s)", am_cli_bytes(a.memory_per_node, bytes),
+                             a.memory_from));
+    if (a.restarts > 0)
+        AM_TRY(am_str_printf(&text, ", requeued %" PRId64 " time%s", a.restarts, a.restarts == 1 ? "" : "s"));
+    AM_TRY(add(d, "allocation", text.s, NULL));
+done:
+    am_str_release(&text);
     return st;
 }
 
@@ -205,14 +328,20 @@ static am_status check_jinja(am_doctor *d)
 {
     am_status st = AM_OK;
     const char *python = getenv("AM_PYTHON");
+    enum { LIMIT_S = 30 }; /* a Python on a network file system takes its time */
     char version[128], text[512];
     int rc;
     if (!python || !*python) python = "/usr/bin/python3";
-    AM_TRY(ask_python(python, "import jinja2; print(jinja2.__version__)", version, sizeof version, &rc));
+    const char *const argv[] = {python, "-I", "-c", "import jinja2; print(jinja2.__version__)", NULL};
+    AM_TRY(ask(argv, LIMIT_S, false, version, sizeof version, &rc));
+    version[strcspn(version, "\n")] = '\0';
     if (rc == 0)
         snprintf(text, sizeof text, "jinja2 %s of %s", version, python);
     else
-        snprintf(text, sizeof text, rc < 0 ? "%s cannot be started" : "%s has no jinja2", python);
+        snprintf(text, sizeof text, "%s %s", python,
+                 rc == NOT_STARTED ? "cannot be started"
+                 : rc == TOO_SLOW  ? "does not import jinja2 within 30 s"
+                                   : "has no jinja2");
     AM_TRY(add(d, "chat templates", text,
                rc == 0 ? NULL
                        : "apt-get install python3-jinja2, or name a Python that has it with AM_PYTHON; "
@@ -290,9 +419,9 @@ static void print(const am_doctor *d)
 
 am_status am_cmd_doctor(int argc, char **argv)
 {
-    static am_status (*const checks[])(am_doctor *) = {check_cores,    check_memory, check_huge_pages,
-                                                       check_launcher, check_jinja,  check_hdf5,
-                                                       check_cards,    check_limits};
+    static am_status (*const checks[])(am_doctor *) = {
+        check_cores,      check_memory, check_huge_pages, check_launcher, check_slurm,
+        check_allocation, check_jinja,  check_hdf5,       check_cards,    check_limits};
     am_status st = AM_OK;
     am_cli *cli = NULL;
     am_doctor d = {.checks = json_array()};

@@ -223,23 +223,32 @@ bool am_cli_help_wanted(const am_cli *cli)
     return cli->help;
 }
 
+bool am_cli_help_row(const am_cli_command *command, size_t i, am_cli_option *out)
+{
+    static const char *const values[] = {NULL, "N", "X", "TEXT", "TEXT…"};
+    static const am_cli_option help = {"help", 'h', AM_CLI_FLAG, NULL, NULL, "This text."};
+    static const am_cli_option overrides = {
+        "section.key", 0, AM_CLI_STRING, NULL, "value, --section.key=value", "Any option of the recipe."};
+    size_t n = count_options(command);
+    if (i > n + (command->takes_overrides ? 1 : 0)) return false;
+    *out = i < n ? command->options[i] : i == n ? help : overrides;
+    if (out->type == AM_CLI_FLAG) out->default_text = NULL;
+    if (out->type == AM_CLI_FLAG || out->value_name == NULL) out->value_name = values[out->type];
+    return true;
+}
+
 void am_cli_print_help(const am_cli_command *command, FILE *f)
 {
-    static const char *const values[] = {"", "N", "X", "TEXT", "TEXT…"};
+    am_cli_option o;
     fprintf(f, "usage: %s %s\n\n%s\n\noptions:\n", command->name, command->usage, command->summary);
-    for (size_t i = 0; i < count_options(command); i++) {
-        const am_cli_option *o = &command->options[i];
-        const char *value = o->value_name != NULL ? o->value_name : values[o->type];
+    for (size_t i = 0; am_cli_help_row(command, i, &o); i++) {
         char letter[8] = "";
-        if (o->short_name != 0) snprintf(letter, sizeof letter, "-%c, ", o->short_name);
-        fprintf(f, "  %s--%s%s%s\n      %s", letter, o->name, o->type == AM_CLI_FLAG ? "" : " ",
-                o->type == AM_CLI_FLAG ? "" : value, o->help);
-        if (o->default_text != NULL && o->type != AM_CLI_FLAG) fprintf(f, " (default: %s)", o->default_text);
+        if (o.short_name != 0) snprintf(letter, sizeof letter, "-%c, ", o.short_name);
+        fprintf(f, "  %s--%s%s%s\n      %s", letter, o.name, o.value_name ? " " : "",
+                o.value_name ? o.value_name : "", o.help);
+        if (o.default_text != NULL) fprintf(f, " (default: %s)", o.default_text);
         fputc('\n', f);
     }
-    fputs("  -h, --help\n      This text.\n", f);
-    if (command->takes_overrides)
-        fputs("  --section.key value, --section.key=value\n      Any option of the recipe.\n", f);
 }
 
 static const cli_value *value_of(const am_cli *cli, const char *name)

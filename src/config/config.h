@@ -114,6 +114,9 @@ am_status   am_cli_parse(const am_cli_command *command, int num_args, const char
 void        am_cli_free(am_cli **cli);
 bool        am_cli_help_wanted(const am_cli *cli);
 void        am_cli_print_help(const am_cli_command *command, FILE *f);
+/** i-th option as --help and the manual page show it: those of the table, then --help, then the overrides, if it takes them.
+ *  value_name is filled in (NULL: takes no value).  @return false beyond the last. */
+bool        am_cli_help_row(const am_cli_command *command, size_t i, am_cli_option *out);
 bool        am_cli_given(const am_cli *cli, const char *name);
 bool        am_cli_flag(const am_cli *cli, const char *name);
 int64_t     am_cli_int(const am_cli *cli, const char *name);
