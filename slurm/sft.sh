@@ -33,6 +33,8 @@ config=${CONFIG:-configs/smollm2_foldoc_sft.yaml}
 PATH=$PATH:$SLURM_SUBMIT_DIR/build/release # a source tree, where no module is loaded
 command -v automodel >/dev/null || die 4 "there is no automodel in PATH on ${SLURMD_NODENAME:-$(hostname)}: module load automodel before sbatch"
 
+unset "${!SLURM_STEP@}" # sbatch from a shell that srun started hands that step's variables on
+
 arguments=()
 dry_run=no
 for a in "$@"; do
@@ -42,7 +44,8 @@ done
 
 # The largest (sort -n: smallest) of Slurm's numbers a node, "2(x3),1".
 each_node() { tr ',' '\n' <<<"$1" | sed 's/(.*//' | sort "$2" | head -n 1; }
-ranks_per_node=$(each_node "$SLURM_TASKS_PER_NODE" -nr)
+ranks_per_node=1 # without any --ntasks, as srun understands that; Slurm's own list then counts CPUs
+[ -z "${SLURM_NTASKS:-}" ] || ranks_per_node=$(each_node "$SLURM_TASKS_PER_NODE" -nr)
 cpus=${SLURM_CPUS_PER_TASK:-$(($(each_node "$SLURM_JOB_CPUS_PER_NODE" -n) / ranks_per_node))}
 ranks=${SLURM_NTASKS:-$((SLURM_JOB_NUM_NODES * ranks_per_node))}
 say "job $SLURM_JOB_ID, start $((1 + ${SLURM_RESTART_COUNT:-0})): $ranks ranks of $cpus CPUs on $SLURM_JOB_NODELIST, $config ${arguments[*]:-}"

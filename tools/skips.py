@@ -21,8 +21,8 @@ def skipped_cases(output):
     """{case: reason} of every case of a cmocka program that called skip(); ranks under mpirun say it once each."""
     found, said = {}, {}
     for line in output.splitlines():
-        m = re.match(r"\[ (RUN     |  SKIPPED) \] (\S+)$", line)
-        if m and m.group(1).startswith("RUN"):
+        m = re.match(r"\[ +(RUN|SKIPPED) +\] (\S+)$", line)
+        if m and m.group(1) == "RUN":
             said[m.group(2)] = []
         elif m and m.group(2) in said:
             found.setdefault(m.group(2), reason(said.pop(m.group(2))))

@@ -14,8 +14,9 @@
 # AM_SLURM_MEMORY   MiB that each claims to have [4000]
 # AM_SLURM_TASK     Slurm's TaskPlugin [task/none]; task/affinity binds tasks to this machine's cores
 # AM_SLURM_TIMEOUT  seconds after which Slurm looks at a silent node as dead, roughly [30]
+# AM_SLURM_PRIVATE  a folder of which each node sees its own, empty one, like a local disk (needs root and mount namespaces)
 #
-# Exit codes: those of DESIGN's table where this script fails itself: 2 usage, 4 something is missing (the sentence says what).
+# Exit codes: automodel's where this script fails itself: 2 usage, 4 something is missing (the sentence says what).
 set -euo pipefail
 
 dir=${AM_SLURM_DIR:-/tmp/automodel-slurm-$(id -u)}
@@ -86,7 +87,7 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=$silence
 InactiveLimit=0
-KillWait=3
+KillWait=2
 MessageTimeout=$((silence < 10 ? silence : 10))
 TCPTimeout=1
 MinJobAge=600
@@ -100,7 +101,11 @@ EOF
 }
 
 # One node of the cluster; also what a test calls to bring a killed node back.
-start_node() { slurmd -f "$SLURM_CONF" -N "$1" -c || die "slurmd $1 does not start: $(tail -n 2 "$dir/slurmd.$1.log" 2>/dev/null)"; }
+start_node() {
+    local here=()
+    [ -z "${AM_SLURM_PRIVATE:-}" ] || here=(unshare --mount sh -c 'mount -t tmpfs none "$0" && exec "$@"' "$AM_SLURM_PRIVATE")
+    "${here[@]}" slurmd -f "$SLURM_CONF" -N "$1" -c || die "slurmd $1 does not start: $(tail -n 2 "$dir/slurmd.$1.log" 2>/dev/null)"
+}
 
 wait_idle() {
     local until=$((SECONDS + 60)) n

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Install what is missing, build, run the tests, and say what was skipped and why.
-#     tools/test.sh [--label unit|golden|ranks|layouts|faults|fuzz] [--build-only] [-- further arguments of ctest]
+#     tools/test.sh [--label unit|golden|ranks|layouts|faults|fuzz|slurm|install] [--build-only] [-- further arguments of ctest]
 # Builds into build/release.  No test needs the network, a GPU or more than one machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-tools/packages.sh run build test
+tools/packages.sh run build test slurm
+[ -e /usr/share/modules/init/bash ] || tools/packages.sh lmod
 cmake --preset release
 cmake --build --preset release
 [ "$build_only" = 1 ] && exit 0

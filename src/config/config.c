@@ -27,7 +27,9 @@ am_status am_config_load(const char *path, int num_args, const char *const *args
     size_t len = 0;
     *out = NULL;
     st = am_file_read(path, AM_DOC_MAX_BYTES, &text, &len);
-    if (st == AM_ERR_IO) AM_FAIL(AM_ERR_CONFIG, "the recipe cannot be read: %s", am_error_message());
+    if (st == AM_ERR_IO)
+        AM_FAIL(AM_ERR_CONFIG, "the recipe cannot be read: %s (in a job of several nodes it lies where all of them see it)",
+                am_error_message());
     AM_TRY(st);
     AM_TRY(am_config_parse(text, len, path, num_args, args, out));
 done:

@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static am_comm *current; /* for the one door of errors: main must be able to end all ranks */
 
@@ -28,17 +29,25 @@ static am_status bind_team(am_engine *e)
 static am_status place(am_engine *e, const am_engine_options *o)
 {
     am_status st = AM_OK;
-    am_topo_request request = {.local_rank = am_comm_local_rank(e->comm), .local_size = am_comm_local_size(e->comm), .threads = o->threads};
-    AM_TRY(am_topo_create(&e->topo));
-    AM_TRY(am_topo_place(e->topo, &request, &e->placement));
-    e->threads = e->placement.threads;
-    if (!o->quiet) am_topo_print(&e->placement, e->rank, stderr);
+    AM_TRY(am_engine_place(e, o->threads, o->quiet));
     AM_TRY(am_topo_bind_process(e->topo, &e->placement));
     omp_set_dynamic(0);
     omp_set_num_threads(e->threads);
     AM_TRY(bind_team(e));
 done:
     return st;
+}
+
+/* Messages name the rank where there are several, and its node where there are several of those.  topo knows the node
+ * too, but it may fail, and the sentence of an earlier failure may already stand in the trace. */
+static void label_lines(const am_comm *c)
+{
+    char host[256] = "";
+    const char *slurm = getenv("SLURMD_NODENAME");
+    if (am_comm_size(c) == 1) return;
+    if (slurm == NULL && gethostname(host, sizeof host - 1) != 0) host[0] = '\0';
+    const char *node = slurm ? slurm : host;
+    am_log_set_rank(am_comm_rank(c), am_comm_local_size(c) < am_comm_size(c) && *node ? node : NULL);
 }
 
 am_status am_engine_open(const am_engine_options *o, am_engine **out)
@@ -54,7 +63,7 @@ am_status am_engine_open(const am_engine_options *o, am_engine **out)
     current = e->comm;
     e->rank = am_comm_rank(e->comm);
     e->size = am_comm_size(e->comm);
-    if (e->size > 1) am_log_set_rank(e->rank);
+    label_lines(e->comm);
     AM_TRY(place(e, o));
     AM_TRY(am_device_create(o->device ? o->device : "cpu", e->threads, &e->device));
     *out = e;
@@ -70,6 +79,7 @@ am_status am_engine_close(am_engine **pe)
     am_engine *e = *pe;
     am_device_free(&e->device);
     am_topo_placement_release(&e->placement);
+    am_free(&e->placements);
     am_topo_free(&e->topo);
     st = am_comm_free(&e->comm);
     if (st == AM_OK) current = NULL;
@@ -106,7 +116,7 @@ am_status am_engine_refuse(am_status why)
 {
     am_comm_options c = {.max_requests = 1};
     if (why == AM_OK || current || am_comm_create(NULL, &c, &current) != AM_OK) return why;
-    if (am_comm_size(current) > 1) am_log_set_rank(am_comm_rank(current));
+    label_lines(current);
     return together(current, why);
 }
 
@@ -237,6 +247,7 @@ am_status am_engine_fits(const am_engine *e, am_program *const *programs, int n,
     am_topo_memory memory;
     int64_t mine = am_engine_plan_bytes(programs, n) + extra_bytes, ranks = am_comm_local_size(e->comm);
     AM_TRY(am_topo_memory_limit(&memory));
+    am_topo_memory_allow(&memory, &e->allocation);
     AM_CHECK(mine * ranks <= memory.available_bytes, AM_ERR_PLAN,
              "the plan needs %.2f GB on each of %" PRId64 " ranks of this node (store %.2f, saved activations %.2f, arena %.2f), and %.2f GB are available%s%s; "
              "use more ranks with distributed.strategy: fsdp2, distributed.recompute: full, a smaller local_batch_size or a shorter sequence",

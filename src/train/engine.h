@@ -11,7 +11,9 @@
 typedef struct am_engine {
     am_comm          *comm;
     am_topo          *topo;
+    am_topo_allocation allocation; /* of the batch job, and this node's name */
     am_topo_placement placement;
+    char             *placements;  /* rank 0: a line for each rank, node and placement; others: NULL */
     am_device        *device;
     int               rank, size, threads;
 } am_engine;
@@ -25,6 +27,9 @@ typedef struct am_engine_options {
 
 /** Joins the other ranks, takes its share of the cores, makes the device.  [collective] */
 am_status am_engine_open(const am_engine_options *o, am_engine **out) AM_WARN_UNUSED;
+/** Fills topo, allocation, placement, placements and threads of an engine whose comm, rank and size are set; prints this rank's line
+ *  unless quiet; rank 0 warns of ranks on one core and of cores that no rank uses.  Binds nothing.  [collective] */
+am_status am_engine_place(am_engine *e, int threads, bool quiet) AM_WARN_UNUSED;
 /** [collective] */
 am_status am_engine_close(am_engine **e) AM_WARN_UNUSED;
 /** The command's door: a failure on any rank ends all ranks (see am_cli_finish). */

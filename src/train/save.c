@@ -26,18 +26,40 @@ static json_t *describe_regions(const am_run *r)
     return o;
 }
 
+/* A line for each rank: node, cores, threads, and why. */
+static json_t *list_placements(const char *lines)
+{
+    json_t *list = json_array();
+    for (size_t n; lines && *lines; lines += n + (lines[n] == '\n')) {
+        n = strcspn(lines, "\n");
+        json_array_append_new(list, json_stringn(lines, n));
+    }
+    return list;
+}
+
+static json_t *describe_plan(const am_run *r)
+{
+    const am_program *p = r->program[AM_TRAIN];
+    char hash[20];
+    snprintf(hash, sizeof hash, "%016" PRIx64, p->hash);
+    return json_pack("{s:I, s:o, s:I, s:I, s:I, s:s}", "bytes", (json_int_t)am_engine_plan_bytes(r->program, r->num_programs), "regions",
+                     describe_regions(r), "flops_per_step", (json_int_t)p->flops, "messages_per_step", (json_int_t)p->messages,
+                     "bytes_sent_per_step", (json_int_t)p->message_bytes, "hash", hash);
+}
+
 static am_status write_run_json(const am_run *r)
 {
     am_status st = AM_OK;
-    char *path = NULL, hash[20];
-    const am_program *p = r->program[AM_TRAIN];
-    snprintf(hash, sizeof hash, "%016" PRIx64, p->hash);
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:{s:I, s:o, s:I, s:I, s:I, s:s}}", "version", AM_VERSION, "model", r->model->hf->dir, "card",
-                          am_card_path(r->model->card), "device", am_device_name(r->engine->device), "ranks", r->engine->size, "threads", r->engine->threads, "isa",
-                          am_isa_name(am_kernels_cpu_isa()), "comm", am_comm_backend(r->engine->comm), "placement", r->engine->placement.line ? r->engine->placement.line : "",
-                          "plan", "bytes", (json_int_t)am_engine_plan_bytes(r->program, r->num_programs), "regions", describe_regions(r), "flops_per_step",
-                          (json_int_t)p->flops, "messages_per_step", (json_int_t)p->messages, "bytes_sent_per_step", (json_int_t)p->message_bytes, "hash", hash);
+    char *path = NULL;
+    const am_engine *e = r->engine;
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:s, s:s, s:o, s:o}", "version", AM_VERSION, "model", r->model->hf->dir, "card",
+                          am_card_path(r->model->card), "device", am_device_name(e->device), "ranks", e->size, "threads", e->threads, "isa",
+                          am_isa_name(am_kernels_cpu_isa()), "comm", am_comm_backend(e->comm), "placements", list_placements(e->placements),
+                          "plan", describe_plan(r));
     AM_CHECK(o, AM_ERR_INTERNAL, "run.json cannot be made");
+    if (e->allocation.slurm)
+        json_object_set_new(o, "slurm", json_pack("{s:s, s:I, s:I}", "job", e->allocation.job, "nodes", (json_int_t)e->allocation.nodes,
+                                                  "restarts", (json_int_t)e->allocation.restarts));
     AM_TRY(am_path_join(r->s.run_dir, "run.json", &path));
     AM_TRY(am_json_save(path, o));
 done:

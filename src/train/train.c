@@ -3,6 +3,7 @@
  * exchange one control word (loss sums and requests to stop), and act on it together. */
 #include "train/train_internal.h"
 
+#include "train/fit.h"
 #include "train/signals.h"
 
 #include <math.h>
@@ -123,15 +124,17 @@ done:
 
 static am_status fits(const am_run *r)
 {
-    am_prefetch_options po = {.rows = r->s.local_rows, .accumulation = r->s.micro_batches, .depth = 4};
-    int64_t host = am_prefetch_bytes(&po, r->s.seq_len) + (r->s.ckpt_async ? am_ckpt_staging_bytes(r->program[AM_TRAIN]) : 0);
-    return am_engine_fits(r->engine, r->program, r->num_programs, host);
+    am_status st = AM_OK;
+    am_fit_room room;
+    AM_TRY(am_fit_room_here(&r->engine->allocation, am_comm_local_size(r->engine->comm), &room));
+    AM_TRY(am_fit_check(&r->s, r->model, r->engine->threads, r->num_validations > 0, &room, r->program, r->num_programs));
+done:
+    return st;
 }
 
 static am_status allocate(am_run *r)
 {
     am_status st = AM_OK;
-    AM_TRY(am_mkdirs(r->s.run_dir));
     if (r->engine->rank == 0) AM_TRY(am_run_write_files(r));
     AM_TRY(am_exec_create(r->engine->device, r->engine->comm, r->program, r->num_programs, NULL, &r->exec));
     AM_TRY(am_evaluator_create(r->s.local_rows, r->s.seq_len, &r->evaluator));
@@ -145,7 +148,7 @@ static am_status start_data(am_run *r)
 {
     am_status st = AM_OK;
     am_prefetch_options o = {.rows = r->s.local_rows, .accumulation = r->s.micro_batches, .dp_rank = r->engine->rank, .dp_size = r->engine->size,
-                             .first_step = r->step, .end_step = r->total_steps, .depth = 4};
+                             .first_step = r->step, .end_step = r->total_steps, .depth = AM_PREFETCH_DEPTH};
     AM_TRY(am_prefetch_start(r->data, &o, &r->prefetch));
     if (r->engine->rank == 0) AM_TRY(am_metrics_open(r->s.run_dir, r->step, &r->metrics));
 done:
@@ -164,6 +167,7 @@ static am_status start(am_run *r)
     AM_TRY(am_engine_agree(r->engine, r->program, r->num_programs));
     AM_TRY(am_run_identify(r));
     AM_TRY(am_engine_together(r->engine, fits(r)));
+    AM_TRY(am_run_dir_enter(&r->s, r->engine, &r->dir));
     AM_TRY(am_engine_together(r->engine, allocate(r)));
     AM_TRY(am_run_restore(r));
     AM_TRY(am_engine_together(r->engine, start_data(r)));
@@ -356,5 +360,6 @@ done:
     if (st != AM_OK && st != AM_INTERRUPTED && am_engine_current() && am_comm_size(am_engine_current()) > 1) return st;
     release(&r);
     end = am_engine_close(&r.engine);
+    am_run_dir_leave(&r.dir); /* no rank writes any more */
     return st == AM_OK ? end : st;
 }

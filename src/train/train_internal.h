@@ -6,6 +6,7 @@
 #include "train/engine.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
+#include "train/run_dir.h"
 #include "train/settings.h"
 #include "train/train.h"
 
@@ -17,6 +18,7 @@ typedef struct am_run {
     const am_config *cfg;
     am_settings      s;
     am_engine       *engine;
+    am_run_dir      *dir; /* held until the end */
     am_model        *model;
     am_program      *program[2]; /* AM_TRAIN, AM_EVAL */
     int              num_programs;

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 ROOT = os.environ.get("AM_SOURCE_DIR", ".")
-FOLDERS = ("src/", "tests/", "tools/", "docs/", "configs/", "kernels/", ".ci/")
+FOLDERS = ("src/", "tests/", "tools/", "docs/", "configs/", "kernels/", "slurm/", "modulefiles/", "bench/", ".ci/")
 
 
 def read(path):

@@ -165,6 +165,73 @@ class DryRun(runs.Case):
             self.ends(result, 2)
             self.one_message(result, words)
 
+    def priced(self, ranks, *arguments):
+        """Bytes of a rank of the 70B recipe."""
+        recipe = runs.SOURCE / "configs" / "llama3_70b_sft.yaml"
+        result = runs.run(0, "train", recipe, "--dry-run", "--json", "--ranks", ranks, *arguments)
+        self.ends(result, 0)
+        return json.loads(result.out)[-1]["host_bytes"]
+
+    def refused(self, ranks, each, node_bytes, *arguments):
+        """The offer in the refusal, as (arguments of automodel, those of sbatch) for each alternative."""
+        result = runs.run(
+            0,
+            "train",
+            runs.SOURCE / "configs" / "llama3_70b_sft.yaml",
+            "--dry-run",
+            *("--ranks", ranks, "--ranks-per-node", each, "--memory-per-node", node_bytes),
+            *arguments,
+        )
+        self.ends(result, 4)
+        self.one_message(result, "a rank needs", "it fits with")
+        offer = re.search(r"it fits with (.*)", result.err).group(1)
+        return [
+            (re.findall(r"--[a-z_]+\.\S+", part), dict(re.findall(r"--(nodes|ntasks-per-node)=(\d+)", part)))
+            for part in offer.split(", or with ")
+        ]
+
+    def test_dry_run__a_node_is_full_at_its_last_byte(self):
+        recipe = runs.SOURCE / "configs" / "llama3_70b_sft.yaml"
+        need = 8 * self.priced(64)
+        for node, code in ((need, 0), (need - 1, 4)):
+            result = runs.run(
+                0, "train", recipe, "--dry-run", "--ranks", 64, "--ranks-per-node", 8, "--memory-per-node", node
+            )
+            self.ends(result, code)
+        # what the plan says, and what lies beside it: staging of the rank's checkpoint shard, rows read ahead, the process
+        plan = json.loads(
+            runs.run(0, "train", recipe, "--dry-run", "--json", "--ranks", 64, "--checkpoint.is_async=false").out
+        )[-1]
+        store = plan["regions"]["store"]
+        self.assertGreaterEqual(need // 8, plan["bytes"] + store + (64 << 20))
+        self.assertLess(need // 8, plan["bytes"] + store + (80 << 20))
+
+    def test_dry_run__what_is_offered_fits(self):
+        """Every offer is followed."""
+        for each, nodes, room, arguments in (
+            (8, 8, 400_000_000_000, ()),
+            (8, 8, 200_000_000_000, ()),
+            (8, 2, 500_000_000_000, ()),
+            (8, 2, 3_000_000_000_000, ("--distributed.strategy=ddp",)),
+            (4, 8, 150_000_000_000, ("--distributed.recompute=none", "--distributed.defer_fsdp_grad_sync=true")),
+        ):
+            offers = self.refused(nodes * each, each, room, *arguments)
+            self.assertGreater(len(offers), 0)
+            for settings, allocation in offers:
+                n, e = int(allocation.get("nodes", nodes)), int(allocation.get("ntasks-per-node", each))
+                self.assertLessEqual(e * self.priced(n * e, *arguments, *settings), room, (settings, allocation))
+
+    def test_dry_run__nothing_fits(self):
+        result = runs.run(
+            0,
+            "train",
+            runs.SOURCE / "configs" / "llama3_70b_sft.yaml",
+            "--dry-run",
+            *("--ranks", 64, "--ranks-per-node", 8, "--memory-per-node", "20GB"),
+        )
+        self.ends(result, 4)
+        self.one_message(result, "no setting or number of nodes makes it fit")
+
 
 if __name__ == "__main__":
     runs.main()

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""slurm/sft.sh in a Slurm of two nodes: the same numbers as under mpirun, and what happens to a job that is
+signalled, cancelled, requeued, or loses a rank or a node.   test_slurm_jobs.py [CASE …]"""
+
+import json
+import re
+import time
+
+import cluster
+import runs
+
+SLOW = {"AM_COMM_DELAY_MS": 20}  # a step then takes long enough to be hit
+
+
+class Jobs(cluster.Case):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.undisturbed = cls.cluster.scratch.fresh("mpirun")
+        recipe = cls.cluster.scratch.recipe(cls.undisturbed, name="mpirun")
+        result = runs.run(4, "train", recipe)
+        if result.code != 0:
+            raise AssertionError(str(result))
+
+    def same_bits(self, run_dir):
+        """Log and exported weights of the run that mpirun did at one go, on the same number of ranks."""
+        self.assertEqual(runs.curve(run_dir), runs.curve(self.undisturbed))
+        self.assertEqual(runs.export_bytes(run_dir, 12), runs.export_bytes(self.undisturbed, 12))
+
+    def test_slurm_jobs__two_nodes_train_as_mpirun_does(self):
+        run_dir = self.fresh("two_nodes")
+        job = self.sft(self.recipe(run_dir))
+        self.succeeds(job)
+        self.same_bits(run_dir)
+        self.assertRegex(job.output(), r"job \d+, start 1: 4 ranks of 1 CPUs on n\[1-2\]")
+        record = json.loads((run_dir / "run.json").read_text())
+        self.assertEqual(record["slurm"], {"job": job.id, "nodes": 2, "restarts": 0})
+        self.assertEqual(len(record["placements"]), 4)
+        for rank in range(4):
+            self.assertRegex(record["placements"][rank], rf"^rank {rank} on n{1 + rank // 2}: 1 of")
+            self.assertRegex(job.output(), rf"\[rank {rank}[^\]]*\] n{1 + rank // 2}: 1 of", "ranks in blocks a node")
+
+    def test_slurm_jobs__a_slurm_without_pmix(self):
+        """mpirun inside the allocation; B:USR1 reaches its ranks through the script."""
+        run_dir = self.fresh("mpirun_inside")
+        fake = self.folder / "bin"
+        fake.mkdir(exist_ok=True)
+        srun = self.cluster.ask("which", "srun")
+        (fake / "srun").write_text(
+            f'#!/bin/sh\n[ "$1" = --mpi=list ] && {{ echo "MPI plugin types are..."; echo "\tnone"; echo "\tpmi2"; exit 0; }}\nexec {srun} "$@"\n'
+        )
+        (fake / "srun").chmod(0o755)
+        job = self.sft(self.recipe(run_dir), env={"PATH": f"{fake}:{self.cluster.env['PATH']}", **SLOW})
+        job.until_step(run_dir, 2)
+        self.cluster.ask("scancel", "--batch", "--signal=USR1", job.id)
+        job.until(lambda: "back into the queue" in job.output(), "a requeue")
+        self.assertIn("this Slurm has no pmix plugin: starting the ranks with mpirun", job.output())
+        self.succeeds(job)
+        self.same_bits(run_dir)
+        self.assertIn("resuming after step", job.output())
+
+    def requeued(self, name, send):
+        run_dir = self.fresh(name)
+        job = self.sft(self.recipe(run_dir), env=SLOW)
+        job.until_step(run_dir, 2)
+        send(job)
+        job.until(lambda: job.field("Restarts") == "1", "a requeue")
+        committed = runs.checkpoints(run_dir)
+        self.assertLess(committed[-1], 12, "the signal came before the end")
+        self.succeeds(job)
+        self.same_bits(run_dir)
+        self.assertRegex(job.output(), rf"start 2: .*(.|\n)*resuming after step {committed[-1]} of 12")
+        return job
+
+    def test_slurm_jobs__usr1_to_the_ranks_requeues(self):
+        job = self.requeued("usr1", lambda job: self.cluster.ask("scancel", "--signal=USR1", job.id))
+        self.assertRegex(job.output(), r"SIGUSR1: saving a checkpoint after step \d+ and leaving")
+
+    def test_slurm_jobs__usr1_to_the_script_requeues(self):
+        job = self.requeued("b_usr1", lambda job: self.cluster.ask("scancel", "--batch", "--signal=USR1", job.id))
+        self.assertIn("sft.sh: a signal came", job.output())
+
+    def test_slurm_jobs__usr1_twice_is_one_save(self):
+        def twice(job):
+            self.cluster.ask("scancel", "--batch", "--signal=USR1", job.id)
+            self.cluster.ask("scancel", "--signal=USR1", job.id, check=False)
+
+        job = self.requeued("twice", twice)
+        self.assertEqual(len(re.findall(r"saving a checkpoint after step", job.output())), 1, job.output())
+
+    def test_slurm_jobs__a_cancelled_job_stays_cancelled(self):
+        run_dir = self.fresh("cancelled")
+        job = self.sft(self.recipe(run_dir), env=SLOW)
+        job.until_step(run_dir, 2)
+        self.cluster.ask("scancel", job.id)
+        self.assertEqual(job.end()[0], "CANCELLED", job.output())
+        time.sleep(1)
+        self.assertEqual((job.state(), job.field("Restarts")), ("CANCELLED", "0"), job.output())
+        self.assertEqual(job.processes(), [])
+
+    def test_slurm_jobs__a_killed_rank_ends_all(self):
+        run_dir = self.fresh("rank_killed")
+        recipe = self.recipe(run_dir)
+        job = self.sft(recipe, env=SLOW)
+        job.until_step(run_dir, 3)
+        victim, others = job.processes("n2")[:1], job.processes()
+        self.assertEqual(len(others), 4)
+        cluster.kill(victim)
+        begin = time.monotonic()
+        job.until(lambda: not runs.alive(others), "the end of all ranks", 10)
+        runs.note(f"all ranks gone {time.monotonic() - begin:.1f} s after SIGKILL of one")
+        state, code = job.end()
+        self.assertEqual(state, "FAILED", job.output())
+        self.assertNotEqual(code, 6, "a death is not requeued as an interruption")
+        self.assertEqual(job.field("Restarts"), "0")
+        again = self.sft(recipe)
+        self.succeeds(again)
+        self.assertRegex(again.output(), r"resuming after step \d+ of 12")
+        self.same_bits(run_dir)
+
+    def test_slurm_jobs__an_array_of_jobs(self):
+        run_dir = self.fresh("array")
+        job = self.sft(
+            self.recipe(run_dir, checkpoint={"enabled": False, "save_consolidated": None}),
+            f"--run.dir={run_dir}_%a",
+            "--rng.seed=%a",
+            options=("--array=1-2", "--ntasks-per-node=1", "--output=array-%A_%a.out"),
+        )
+        job.until(lambda: self.cluster.ask("squeue", "-h", "-j", job.id, check=False) == "", "the array's end")
+        seeds = [re.search(r"seed: (\d+)", (run_dir.parent / f"{run_dir.name}_{a}" / "config.yaml").read_text()).group(1) for a in (1, 2)]
+        self.assertEqual(seeds, ["1", "2"])
+        curves = [runs.curve(f"{run_dir}_{a}") for a in (1, 2)]
+        self.assertEqual([len(c) for c in curves], [12, 12])
+        self.assertNotEqual(*curves)
+
+
+if __name__ == "__main__":
+    cluster.main()
