@@ -215,7 +215,7 @@ done:
     return st;
 }
 
-static am_status job_of_section(am_prepare_run *r, const char *section, const char *run_dir)
+static am_status job_of_section(am_prepare_run *r, const char *section)
 {
     am_status st = AM_OK;
     const char *target = am_config_target(r->cfg, section);
@@ -229,7 +229,7 @@ static am_status job_of_section(am_prepare_run *r, const char *section, const ch
     j->section = section;
     AM_TRY(find_inputs(r, j));
     AM_TRY(find_tokenizer(r, j));
-    AM_TRY(am_prepared_dir(run_dir, section, &j->output));
+    AM_TRY(am_prepared_dir(r->cfg, section, &j->output));
     j->o.model_dir = j->tokenizer;
     j->o.output_dir = j->output;
     j->o.system_prompt = text_of(r, j, "system_prompt");
@@ -256,7 +256,7 @@ static am_status jobs_of_recipe(am_prepare_run *r)
         "prompt-key",    "completion-key",      "text-key",      "context-key"};
     am_status st = AM_OK;
     int n = 0;
-    const char *const *overrides = am_cli_overrides(r->cli, &n), *section, *run_dir;
+    const char *const *overrides = am_cli_overrides(r->cli, &n), *section;
     for (size_t i = 0; i < sizeof decided / sizeof *decided; i++)
         AM_CHECK(!am_cli_given(r->cli, decided[i]), AM_ERR_USAGE,
                  "--%s goes with --input; with a recipe its sections decide: write --dataset.KEY=VALUE",
@@ -264,10 +264,9 @@ static am_status jobs_of_recipe(am_prepare_run *r)
     AM_TRY(am_config_load(am_cli_positional(r->cli, 0), n, overrides, &r->cfg));
     AM_CHECK(am_config_section(r->cfg, "dataset"), AM_ERR_CONFIG, "%s has no section `dataset`",
              am_cli_positional(r->cli, 0));
-    run_dir = am_config_string(r->cfg, "run.dir") ? am_config_string(r->cfg, "run.dir") : AM_RUN_DIR_DEFAULT;
-    AM_TRY(job_of_section(r, "dataset", run_dir));
+    AM_TRY(job_of_section(r, "dataset"));
     for (size_t i = 0; (section = am_config_section_at(r->cfg, "validation_dataset*", i)); i++)
-        AM_TRY(job_of_section(r, section, run_dir));
+        AM_TRY(job_of_section(r, section));
 done:
     return st;
 }

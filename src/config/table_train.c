@@ -87,6 +87,8 @@ const am_option am_options_dist_env[] = {
 const am_option am_options_run[] = {
     AM_OPT("dir", STRING, NULL,
            "Run directory (config.yaml, run.json, training.jsonl …); none: runs/run."),
+    AM_OPT("data_dir", STRING, NULL,
+           "Where prepare puts the token shards of this recipe; none: data in run.dir. Runs may share it."),
     AM_OPT("device", ENUM, "cpu", "guarded: as cpu, with device memory the host cannot touch (for tests).",
            .values = "cpu|guarded"),
     AM_OPT("threads", INT, NULL, "Threads of one rank; none: the cores the rank is bound to.",

@@ -37,7 +37,7 @@ am_status am_settings_begin(const am_config *cfg, am_settings *s)
     s->device = am_config_string(cfg, "run.device");
     s->threads = (int)am_config_int(cfg, "run.threads");
     s->timeout_seconds = 60 * am_config_float(cfg, "dist_env.timeout_minutes");
-    if (am_config_string(cfg, "run.dir")) AM_TRY(am_strdup(am_config_string(cfg, "run.dir"), &s->run_dir));
+    AM_TRY(am_strdup(am_run_dir_of(cfg), &s->run_dir));
 done:
     return st;
 }
@@ -152,7 +152,6 @@ static am_status read_run(const am_config *cfg, am_settings *s)
     s->overlap = am_config_bool(cfg, "distributed.overlap");
     s->reshard = am_config_bool(cfg, "distributed.reshard_after_forward");
     s->defer_sync = am_config_bool(cfg, "distributed.defer_fsdp_grad_sync");
-    if (!s->run_dir) AM_TRY(am_strdup(AM_RUN_DIR_DEFAULT, &s->run_dir));
     const char *dir = am_config_string(cfg, "checkpoint.checkpoint_dir");
     if (dir) AM_TRY(am_strdup(dir, &s->ckpt_dir));
     else AM_TRY(am_path_join(s->run_dir, "checkpoints", &s->ckpt_dir));
@@ -283,7 +282,7 @@ static am_status find_shards(const am_settings *s, const char *section, shard_pa
     snprintf(path, sizeof path, "%s.pattern", section);
     if (!made) shape = am_config_string(cfg, path);
     snprintf(path, sizeof path, "%s.%s", section, made ? "path_or_dataset_id" : "data_dir");
-    AM_TRY(made ? am_prepared_dir(s->run_dir, section, &out->folder) : am_strdup(am_config_string(cfg, path), &out->folder));
+    AM_TRY(made ? am_prepared_dir(cfg, section, &out->folder) : am_strdup(am_config_string(cfg, path), &out->folder));
     AM_TRY(am_str_printf(&all, "%s/%s", out->folder, shape));
     found = strcmp(shape, "*.h5") == 0 ? holds_shards(out->folder) : glob(all.s, 0, NULL, &out->named) == 0;
     AM_CHECK(found, AM_ERR_DATA, "%s: there are no token shards %s; make them first: automodel prepare CONFIG%s", WHERE(path), all.s,
