@@ -12,6 +12,7 @@
 # AM_SLURM_NODES    nodes, named n1, n2, … [2]
 # AM_SLURM_CPUS     CPUs that each claims to have [2]
 # AM_SLURM_MEMORY   MiB that each claims to have [4000]
+# AM_SLURM_GRACE    seconds that a job of partition "all" has when one of partition "urgent" takes its nodes [20]
 # AM_SLURM_TASK     Slurm's TaskPlugin [task/none]; task/affinity binds tasks to this machine's cores
 # AM_SLURM_TIMEOUT  seconds after which Slurm looks at a silent node as dead, roughly [30]
 # AM_SLURM_PRIVATE  a folder of which each node sees its own, empty one, like a local disk (needs root and mount namespaces)
@@ -23,6 +24,7 @@ dir=${AM_SLURM_DIR:-/tmp/automodel-slurm-$(id -u)}
 nodes=${AM_SLURM_NODES:-2}
 cpus=${AM_SLURM_CPUS:-2}
 memory=${AM_SLURM_MEMORY:-4000}
+grace=${AM_SLURM_GRACE:-20}
 task=${AM_SLURM_TASK:-task/none}
 silence=${AM_SLURM_TIMEOUT:-30}
 export PATH=$PATH:/usr/sbin:/sbin
@@ -92,12 +94,15 @@ MessageTimeout=$((silence < 10 ? silence : 10))
 TCPTimeout=1
 MinJobAge=600
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 EOF
     for i in $(seq "$nodes"); do
         mkdir -p "$dir/spool.n$i" "$dir/tmp.n$i"
         echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((base + i)) CPUs=$cpus RealMemory=$memory State=UNKNOWN" >>"$SLURM_CONF"
     done
-    echo "PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP" >>"$SLURM_CONF"
+    echo "PartitionName=all Nodes=ALL Default=YES PriorityTier=1 GraceTime=$grace" >>"$SLURM_CONF"
+    echo "PartitionName=urgent Nodes=ALL PriorityTier=2" >>"$SLURM_CONF"
 }
 
 # One node of the cluster; also what a test calls to bring a killed node back.

@@ -80,6 +80,15 @@ class Jobs(cluster.Case):
         job = self.requeued("b_usr1", lambda job: self.cluster.ask("scancel", "--batch", "--signal=USR1", job.id))
         self.assertIn("sft.sh: a signal came", job.output())
 
+    def test_slurm_jobs__a_job_that_may_not_be_requeued(self):
+        run_dir = self.fresh("no_requeue")
+        job = self.sft(self.recipe(run_dir), options=("--ntasks-per-node=2", "--no-requeue"), env=SLOW)
+        job.until_step(run_dir, 2)
+        self.cluster.ask("scancel", "--signal=USR1", job.id)
+        self.assertEqual(job.end(), ("FAILED", 6), job.output())
+        self.assertIn("it could not be requeued; sbatch the same again to go on", job.output())
+        self.assertEqual(runs.checkpoints(run_dir)[-1], len(runs.training_log(run_dir)), "no step is lost")
+
     def test_slurm_jobs__usr1_twice_is_one_save(self):
         def twice(job):
             self.cluster.ask("scancel", "--batch", "--signal=USR1", job.id)
@@ -87,6 +96,35 @@ class Jobs(cluster.Case):
 
         job = self.requeued("twice", twice)
         self.assertEqual(len(re.findall(r"saving a checkpoint after step", job.output())), 1, job.output())
+
+    def test_slurm_jobs__preemption_requeues(self):
+        """A job of a partition of higher priority takes the nodes; SIGTERM, and the grace time is enough for a checkpoint."""
+
+        def urgent(job):
+            script = self.folder / "urgent.sh"
+            script.write_text("#!/bin/sh\nsleep 1\n")
+            options = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=urgent-%j.out")
+            self.urgent = cluster.Job(self.cluster, *options, script, cwd=self.folder)
+
+        job = self.requeued("preempted", urgent)
+        self.succeeds(self.urgent)
+        self.assertRegex(job.output(), r"SIGTERM: saving a checkpoint after step \d+ and leaving")
+
+    def test_slurm_jobs__the_time_limit_comes_near(self):
+        """#SBATCH --signal=B:USR1@300 as on the command line: Slurm looks at limits every 30 s."""
+        run_dir = self.fresh("limit")
+        long = {"step_scheduler": {"max_steps": 400, "ckpt_every_steps": 400}, "checkpoint": {"save_consolidated": None}}
+        job = self.sft(
+            self.recipe(run_dir, **long),
+            options=("--ntasks-per-node=1", "--time=2", "--signal=B:USR1@100"),
+            env={"AM_COMM_DELAY_MS": 50},
+        )
+        job.until(lambda: job.field("Restarts") == "1", "a requeue before the limit")
+        self.assertIn("sft.sh: a signal came", job.output())
+        self.assertEqual(runs.checkpoints(run_dir)[-1], len(runs.training_log(run_dir)), "no step is lost")
+        self.assertLess(runs.checkpoints(run_dir)[-1], 400)
+        self.cluster.ask("scancel", job.id)
+        self.assertEqual(job.end()[0], "CANCELLED")
 
     def test_slurm_jobs__a_cancelled_job_stays_cancelled(self):
         run_dir = self.fresh("cancelled")
