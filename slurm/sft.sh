@@ -28,6 +28,27 @@ set -uo pipefail
 say() { echo "sft.sh: $*" >&2; }
 die() { say "${*:2}"; exit "$1"; }
 
+# After exit code 6, or a signal before there was anything to save.
+requeue() {
+    local state
+    state=$(squeue -h -j "$SLURM_JOB_ID" -o %T)
+    [ "$state" = RUNNING ] || die 6 "the job is $state, not requeued; sbatch the same again to go on"
+    say "back into the queue"
+    scontrol requeue "$SLURM_JOB_ID" || die 6 "it could not be requeued; sbatch the same again to go on"
+    exit 6
+}
+
+# Slurm tells this script (--signal=B:), and this script the ranks: by SIGUSR1 always, since mpirun kills them on SIGTERM.
+asked=no
+step=
+on_signal() {
+    asked=yes
+    interrupted=yes
+    say "a signal came: asking the ranks to save"
+    [ -z "$step" ] || while kill -USR1 "$step" 2>/dev/null; do sleep 10; done & # again, since srun drops one while it starts them
+}
+trap on_signal USR1 TERM
+
 [ -n "${SLURM_JOB_ID:-}" ] || die 2 "this is a batch script: CONFIG=recipe.yaml sbatch $0 [--section.key=value …]"
 config=${CONFIG:-configs/smollm2_foldoc_sft.yaml}
 PATH=$PATH:$SLURM_SUBMIT_DIR/build/release # a source tree, where no module is loaded
@@ -71,19 +92,23 @@ case $launcher in
     *) die 2 "AM_LAUNCHER is srun or mpirun, not $launcher" ;;
 esac
 
-# Slurm tells this script (B:); the ranks are told by it.  SIGUSR1 always, since mpirun ends its ranks on SIGTERM.
-trap 'say "a signal came: asking the ranks to save"; kill -USR1 $step' USR1 TERM
+[ $asked = no ] || requeue
 "${start[@]}" automodel train "$config" "${arguments[@]}" &
 step=$!
-code=0
-wait $step || code=$?
-while kill -0 $step 2>/dev/null; do # wait was interrupted by the signal
-    code=0
-    wait $step || code=$?
+code=127
+interrupted=yes
+while [ $interrupted = yes ]; do # a signal ends bash's wait
+    interrupted=no
+    before=$code
+    wait $step
+    code=$?
 done
+[ $code != 127 ] || code=$before # waited for already, when the signal came
 
-[ $code = 6 ] || exit $code
-state=$(squeue -h -j "$SLURM_JOB_ID" -o %T)
-[ "$state" = RUNNING ] || die 6 "the job is $state, not requeued; sbatch the same again to go on"
-say "checkpoint committed: back into the queue"
-scontrol requeue "$SLURM_JOB_ID" || die 6 "it could not be requeued; sbatch the same again to go on"
+case $code in
+    6) requeue ;;
+    138 | 143) requeue ;; # SIGUSR1 or SIGTERM, before the ranks were ready for it: there is nothing to save
+    [0-57]) exit "$code" ;;
+    134 | 135 | 136 | 139) die 1 "a rank crashed (exit code $code): report what it printed; sbatch the same again goes on from the last checkpoint" ;;
+    *) die 4 "a rank or its node was killed (exit code $code), often for memory: sbatch the same again goes on from the last checkpoint" ;;
+esac

@@ -159,7 +159,7 @@ static am_status tell_use(const node_view *v, const am_topo_allocation *a, am_st
     const int each = v->granted / v->ranks, per_core = v->cpus_per_core;
     int ranks = v->granted / v->most, cores = v->most;
     if (each <= v->least && ranks <= v->ranks) {
-        for (ranks = v->ranks + 1; v->granted % ranks; ranks++) {}
+        for (ranks = v->ranks + 1; ranks < v->granted && v->granted % ranks; ranks++) {}
         cores = v->granted / ranks;
     }
     if (a->mpirun) {
@@ -186,9 +186,9 @@ static am_status tell_unused(const finding *f, const am_topo_allocation *a, am_s
     am_status st = AM_OK;
     const node_view *v = &f->first;
     const int unused = v->granted - v->used;
-    AM_TRY(am_str_printf(out, "%d of node %s's %d cores%s %s used by no rank (it has %d)", unused,
+    AM_TRY(am_str_printf(out, "%d of node %s's %d cores%s %s used by no rank (%d rank%s there)", unused,
                          v->first->node, v->granted, a->slurm ? " of this job" : "",
-                         unused == 1 ? "is" : "are", v->ranks));
+                         unused == 1 ? "is" : "are", v->ranks, v->ranks == 1 ? "" : "s"));
     AM_TRY(tell_nodes(f, out));
     AM_TRY(v->clashes ? tell_apart(v, a, out) : tell_use(v, a, out));
 done:

@@ -103,7 +103,6 @@ done:
 static am_status open_model(am_run *r)
 {
     am_status st = AM_OK;
-    AM_TRY(am_signals_install());
     AM_TRY(am_model_open(r->s.model_spec, r->s.from_config ? AM_HF_WEIGHTS_NONE : AM_HF_WEIGHTS_REQUIRED, r->s.card, r->s.ignore, r->s.num_ignore, &r->model));
     AM_TRY(am_settings_read(r->cfg, r->model, r->engine->size, &r->s));
     AM_TRY(am_config_dump(r->cfg, &r->recipe));
@@ -352,6 +351,7 @@ am_status am_train(const am_config *cfg)
 {
     am_status st = AM_OK, end;
     am_run r = {.cfg = cfg, .saved_at = -1, .evaluated_at = -1};
+    AM_TRY(am_signals_install()); /* one that comes while the ranks are still finding each other is acted upon after the first step */
     AM_TRY(start(&r));
     AM_TRY(loop(&r));
     AM_TRY(finish(&r));

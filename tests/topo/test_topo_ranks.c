@@ -92,7 +92,7 @@ static void test_topo_ranks__virtual_nodes(void **state)
     text = place(&e, "core:16 pu:1");
     assert_int_equal(e.threads, 7 / (e.size / 2));
     if (e.size == 4 && e.rank == 0) {
-        assert_non_null(strstr(text, "1 of node n1's 7 cores of this job is used by no rank (it has 2)"));
+        assert_non_null(strstr(text, "1 of node n1's 7 cores of this job is used by no rank (2 ranks there)"));
         assert_non_null(strstr(text, "so it is on 2 nodes (n1, n2)"));
     } else assert_int_equal(lines(text), 1);
     end(&e, &text);

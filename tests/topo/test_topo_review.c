@@ -69,7 +69,7 @@ static void test_topo_review__clash(void **state)
     says(CLASH, "hardware thread 6");
     says(CLASH, "and 2 more ranks");
     says(CLASH, "--cpus-per-task=8");
-    says(UNUSED, "15 of node n1's 16 cores of this job are used by no rank (it has 4)");
+    says(UNUSED, "15 of node n1's 16 cores of this job are used by no rank (4 ranks there)");
     says(UNUSED, "--cpus-per-task=8");
     assert_null(found[CROWDED]);
 }
@@ -80,7 +80,7 @@ static void test_topo_review__unused(void **state)
     for (int r = 0; r < 2; r++) rank_on(1, 16, 1, 4 * r, 4);
     review(&slurm);
     nothing_but(UNUSED);
-    says(UNUSED, "8 of node n1's 16 cores of this job are used by no rank (it has 2)");
+    says(UNUSED, "8 of node n1's 16 cores of this job are used by no rank (2 ranks there)");
     says(UNUSED, "ask sbatch for --cpus-per-task=8");
     says(UNUSED, "SRUN_CPUS_PER_TASK=8");
     says(UNUSED, "or for --ntasks-per-node=4 --cpus-per-task=4");
