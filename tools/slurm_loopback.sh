@@ -97,6 +97,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 EOF
+    echo "CgroupPlugin=cgroup/v1" >"$dir/cgroup.conf" # unused; version 2, the default, wants to see /sys/fs/cgroup even so
     for i in $(seq "$nodes"); do
         mkdir -p "$dir/spool.n$i" "$dir/tmp.n$i"
         echo "NodeName=n$i NodeHostname=$host NodeAddr=127.0.0.1 Port=$((base + i)) CPUs=$cpus RealMemory=$memory State=UNKNOWN" >>"$SLURM_CONF"

@@ -356,6 +356,18 @@ class Case(unittest.TestCase):
         return worst
 
 
+class CaseBesideARun(Case):
+    """Cases that compare with an undisturbed run of cls.recipe(run_dir) on two ranks."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = Scratch()
+        cls.addClassCleanup(cls.scratch.close)
+        cls.undisturbed = cls.scratch.fresh("undisturbed")
+        done = run(2, "train", cls.recipe(cls.undisturbed))
+        assert done.code == 0, str(done)
+
+
 def note(text):
     """A measured figure, into the report beside the case."""
     print(f"[{text}] ", end="", file=sys.stderr, flush=True)

@@ -21,20 +21,13 @@ STEPS = 24
 LOSS, WEIGHTS = 1e-5, 1e-3  # another layout: as derived in test_train_layouts.py
 
 
-class Resume(runs.Case):
+class Resume(runs.CaseBesideARun):
     @classmethod
     def setUpClass(cls):
         seed = int(os.environ.get("AM_TEST_SEED") or random.SystemRandom().randrange(1 << 30))
         cls.random = random.Random(seed)
         runs.note(f"AM_TEST_SEED={seed}")
-        cls.scratch = runs.Scratch()
-        cls.undisturbed = cls.scratch.fresh("undisturbed")
-        done = runs.run(2, "train", cls.recipe(cls.undisturbed))
-        assert done.code == 0, str(done)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.scratch.close()
+        super().setUpClass()
 
     @classmethod
     def recipe(cls, run_dir, local=4, name=None, checkpoint=None, **distributed):

@@ -33,18 +33,7 @@ def lock_text(directory):
         return pathlib.Path(directory, "lock").read_bytes()
 
 
-class Base(runs.Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.scratch = runs.Scratch()
-        cls.undisturbed = cls.scratch.fresh("undisturbed")
-        done = runs.run(2, "train", cls.recipe(cls.undisturbed))
-        assert done.code == 0, str(done)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.scratch.close()
-
+class Base(runs.CaseBesideARun):
     @classmethod
     def recipe(cls, run_dir, name=None, steps=STEPS, **checkpoint):
         return cls.scratch.recipe(

@@ -15,18 +15,7 @@ STEPS = 24
 DEADLINE = 10  # seconds from the signal to the end: Slurm's GraceTime is seldom shorter
 
 
-class Signals(runs.Case):
-    @classmethod
-    def setUpClass(cls):
-        cls.scratch = runs.Scratch()
-        cls.undisturbed = cls.scratch.fresh("undisturbed")
-        done = runs.run(2, "train", cls.recipe(cls.undisturbed))
-        assert done.code == 0, str(done)
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.scratch.close()
-
+class Signals(runs.CaseBesideARun):
     @classmethod
     def recipe(cls, run_dir, local=4, **checkpoint):
         return cls.scratch.recipe(
@@ -99,9 +88,9 @@ class Signals(runs.Case):
         self.goes_on(recipe, run_dir, step)
 
     def test_signals__during_a_long_validation(self):
-        """Of 3,300 rows, a pair at a time, after the first step: it is left, and the run goes on without
+        """Of 10,000 rows, a pair at a time, after the first step: it is left, and the run goes on without
         it."""
-        held_out = self.scratch.shards("held_out", seed=2, sequences=2000)
+        held_out = self.scratch.shards("held_out", seed=2, sequences=6000)
         run_dir = self.scratch.fresh()
         steps = {"local_batch_size": 1, "max_steps": STEPS, "save_checkpoint_every_epoch": False}
         validation = {"_target_": "automodel.ShardDataset", "data_dir": str(held_out)}
@@ -109,9 +98,11 @@ class Signals(runs.Case):
             run_dir, step_scheduler={**steps, "val_every_steps": 1}, validation_dataset=validation
         )
         job = runs.start(2, "train", recipe)
+        job.wait_for(lambda: pathlib.Path(run_dir, "run.json").exists(), "run.json")
+        rank = job.ranks()[1]  # looked for now: on a busy machine that takes as long as a validation
         job.wait_for(lambda: len(runs.training_log(run_dir)) >= 1, "a step")
         time.sleep(0.1)
-        os.kill(job.ranks()[1], signal.SIGTERM)
+        os.kill(rank, signal.SIGTERM)
         self.ends(job.end(), 6)
         self.assertEqual(runs.training_log(run_dir, "validation.jsonl"), [])
         self.assertEqual(runs.checkpoints(run_dir), [1])
