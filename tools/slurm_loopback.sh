@@ -30,7 +30,12 @@ silence=${AM_SLURM_TIMEOUT:-30}
 export PATH=$PATH:/usr/sbin:/sbin
 export SLURM_CONF=$dir/slurm.conf
 
-die() { echo "slurm_loopback.sh: $*" >&2; exit 4; }
+starting=no
+die() {
+    echo "slurm_loopback.sh: $*" >&2
+    [ $starting = no ] || down
+    exit 4
+}
 
 need() {
     local p
@@ -132,6 +137,7 @@ up() {
         return
     fi
     down
+    starting=yes
     mkdir -p -m 755 "$dir" "$dir/state"
     head -c 128 /dev/urandom >"$dir/munge.key"
     chmod 600 "$dir/munge.key"
@@ -142,6 +148,7 @@ up() {
     local i
     for i in $(seq "$nodes"); do start_node "n$i"; done
     wait_idle
+    starting=no
 }
 
 # The daemons of this cluster, and the processes in which they run its jobs.

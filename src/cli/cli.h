@@ -30,7 +30,7 @@ int am_cli_usage(int argc, char **argv);
 int am_cli_finish(am_status st);
 
 /* Rows of the table in cli.c: am_cmd_<name> and am_<name>_command. */
-#define AM_CLI_COMMANDS(X) X(prepare) X(train) X(eval) X(export) X(generate) X(inspect) X(verify) X(tokenize) X(doctor)
+#define AM_CLI_COMMANDS(X) X(prepare) X(train) X(eval) X(export) X(generate) X(inspect) X(verify) X(tokenize) X(bench) X(doctor)
 #define X(n)                                                                                  \
     am_status             am_cmd_##n(int argc, char **argv);                                  \
     extern const am_cli_command am_##n##_command;

@@ -5,6 +5,7 @@
 #include "graph/pass.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { AM_GROUPS = 1 << AM_MESH_DIM_COUNT };
@@ -498,36 +499,47 @@ done:
 /* ---- profile
  * ----------------------------------------------------------------------------------------------------- */
 
-am_status am_exec_print_profile(const am_exec *e, int program, am_str *out)
+static int by_seconds(const void *a, const void *b)
+{
+    double x = ((const am_profile_row *)a)->seconds, y = ((const am_profile_row *)b)->seconds;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+am_status am_exec_profile(const am_exec *e, int program, am_profile_row **rows, int *count)
 {
     am_status st = AM_OK;
     const am_bound *b = &e->bound[program];
-    const am_op_def *seen[256];
-    int num_seen = 0;
-    AM_TRY(am_str_printf(out, "%-16s %8s %10s %12s %10s %10s\n", "operator", "calls", "seconds", "GFLOP",
-                         "GFLOP/s", "GB/s"));
-    for (int pass = 0; pass < b->p->num_segments; pass++)
-        for (int n = 0; n < b->p->segment[pass].num_ops; n++) {
-            const am_op_def *def = b->p->segment[pass].op[n].def;
-            bool known = b->p->segment[pass].op[n].group != 0;
-            for (int i = 0; i < num_seen; i++) known = known || seen[i] == def;
-            if (known || num_seen == 256) continue;
-            seen[num_seen++] = def;
-            double seconds = 0, flops = 0, bytes = 0;
-            int64_t calls = 0;
-            for (int k = 0; k < b->p->num_segments; k++)
-                for (int i = 0; i < b->p->segment[k].num_ops; i++) {
-                    const am_bound_op *x = &b->segment[k].op[i];
-                    if (b->p->segment[k].op[i].def != def) continue;
-                    seconds += x->seconds;
-                    calls += x->runs;
-                    flops += (double)x->runs * (double)b->p->segment[k].op[i].flops;
-                    bytes += (double)x->runs * (double)b->p->segment[k].op[i].bytes;
-                }
-            AM_TRY(am_str_printf(out, "%-16s %8" PRId64 " %10.4f %12.3f %10.1f %10.2f\n", def->name, calls,
-                                 seconds, flops * 1e-9, seconds > 0 ? flops * 1e-9 / seconds : 0,
-                                 seconds > 0 ? bytes * 1e-9 / seconds : 0));
+    size_t cap = 0;
+    *rows = NULL;
+    *count = 0;
+    for (int k = 0; k < b->p->num_segments; k++)
+        for (int i = 0; i < b->p->segment[k].num_ops; i++) {
+            const am_prog_op *op = &b->p->segment[k].op[i];
+            const am_bound_op *x = &b->segment[k].op[i];
+            int r = 0;
+            if (op->group) continue;
+            while (r < *count && (strcmp((*rows)[r].op, op->def->name) || (*rows)[r].phase != op->phase)) r++;
+            if (r == *count) {
+                AM_TRY(am_grow(rows, &cap, (size_t)r + 1, sizeof **rows));
+                (*rows)[(*count)++] = (am_profile_row){.op = op->def->name, .phase = op->phase};
+            }
+            (*rows)[r].calls += x->runs;
+            (*rows)[r].seconds += x->seconds;
+            (*rows)[r].flops += (double)x->runs * (double)op->flops;
+            (*rows)[r].bytes += (double)x->runs * (double)op->bytes;
         }
+    if (*count) qsort(*rows, (size_t)*count, sizeof **rows, by_seconds);
 done:
     return st;
+}
+
+void am_exec_profile_reset(am_exec *e)
+{
+    for (int p = 0; p < e->num_programs; p++)
+        for (int k = 0; k < e->bound[p].p->num_segments; k++)
+            for (int i = 0; i < e->bound[p].p->segment[k].num_ops; i++) {
+                e->bound[p].segment[k].op[i].seconds = 0;
+                e->bound[p].segment[k].op[i].runs = 0;
+            }
+    e->times = (am_exec_times){0};
 }

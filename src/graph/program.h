@@ -203,7 +203,16 @@ am_status am_exec_write_slot(am_exec *e, int unit, int role, int64_t begin, int6
 /** Seconds spent per segment and phase since creation, waiting for communication included, for the profile. */
 typedef struct am_exec_times { double compute, wait; int64_t operators; } am_exec_times;
 am_exec_times am_exec_time(const am_exec *e);
-/** A line an operator kind: calls, seconds, FLOPs, bytes and their rates, since creation. */
-am_status am_exec_print_profile(const am_exec *e, int program, am_str *out) AM_WARN_UNUSED;
+/* What one kind of operator has cost in one phase. */
+typedef struct am_profile_row {
+    const char *op;
+    am_phase    phase;
+    int64_t     calls;
+    double      seconds, flops, bytes; /* bytes: of operands, each read or written once */
+} am_profile_row;
+/** Kinds of operators by phase since creation or the last reset, the costliest first; communication is not among them.
+ *  @param[out] rows  caller frees. */
+am_status am_exec_profile(const am_exec *e, int program, am_profile_row **rows, int *count) AM_WARN_UNUSED;
+void      am_exec_profile_reset(am_exec *e);
 
 #endif
