@@ -1,7 +1,8 @@
-"""Our side of bench/run.sh, and the rows that both sides train on.  Standard library only; read work_folder first.
+"""Our side of bench/run.sh, and the rows that both sides train on.  Standard library only; work_folder first.
 
-A row is T token ids drawn evenly from the model's vocabulary.  So that `automodel prepare` writes exactly these ids, the
-work folder gets a tokenizer in which every id is a word of its own, beside hard links or copies of the model's files."""
+A row is T token ids drawn evenly from the model's vocabulary.  So that `automodel prepare` writes exactly
+these ids, the work folder gets a tokenizer in which every id is a word of its own, beside hard links or
+copies of the model's files."""
 import json, os, random, shutil, struct, subprocess, sys
 
 SHAPES = {  # what config.json says; weights are drawn at random
@@ -12,9 +13,10 @@ SHAPES = {  # what config.json says; weights are drawn at random
                     num_key_value_heads=8, head_dim=64, vocab_size=128256, rope_theta=500000.0,
                     bos_token_id=128000, eos_token_id=128001),
 }
-SHAPE_OF_ALL = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu", attention_bias=False,
-                    mlp_bias=False, attention_dropout=0.0, rms_norm_eps=1e-5, tie_word_embeddings=True,
-                    initializer_range=0.02, max_position_embeddings=8192, torch_dtype="float32")
+SHAPE_OF_ALL = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu",
+                    attention_bias=False, mlp_bias=False, attention_dropout=0.0, rms_norm_eps=1e-5,
+                    tie_word_embeddings=True, initializer_range=0.02, max_position_embeddings=8192,
+                    torch_dtype="float32")
 
 RECIPE = """recipe: TrainFinetuneRecipeForNextTokenPrediction
 run: {{dir: "{run_dir}", threads: {threads}}}
@@ -44,10 +46,10 @@ def link_or_copy(source, target):
 
 
 def write_tokenizer(folder, vocab, tiny):
-    """The tests' tokenizer plus the words <t298>, <t299> … up to the vocabulary.  @return the first of those ids"""
+    """The tests' tokenizer plus the words <t298>, <t299> … up to the vocabulary.  @return the first one"""
     with open(os.path.join(tiny, "tokenizer.json"), encoding="utf-8") as f:
         tokenizer = json.load(f)
-    shutil.copyfile(os.path.join(tiny, "tokenizer_config.json"), os.path.join(folder, "tokenizer_config.json"))
+    shutil.copy(os.path.join(tiny, "tokenizer_config.json"), folder)
     first = 1 + max([a["id"] for a in tokenizer["added_tokens"]] + list(tokenizer["model"]["vocab"].values()))
     plain = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
     tokenizer["added_tokens"] += [dict(id=i, content=f"<t{i}>", **plain) for i in range(first, vocab)]
@@ -77,8 +79,9 @@ def work_folder(folder, program, model, shape, seq, rows, tiny):
             ids.append([0] + drawn)  # the tokenizer begins a text with <s>, its id 0
             f.write(json.dumps({"text": "".join(f"<t{i}>" for i in drawn)}) + "\n")
     write_json(os.path.join(folder, "rows.json"), ids)
-    done = subprocess.run([program, "prepare", "--input", os.path.join(folder, "rows.jsonl"), "--tokenizer", target,
-                           "--output", os.path.join(folder, "shards")], capture_output=True, text=True)
+    done = subprocess.run([program, "prepare", "--input", os.path.join(folder, "rows.jsonl"),
+                           "--tokenizer", target, "--output", os.path.join(folder, "shards")],
+                          capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"bench: automodel prepare: {done.stderr}")
     return config
@@ -89,10 +92,12 @@ def command(folder, program, run_dir, o, has_weights):
     model = os.path.join(folder, "model")
     kind = f'pretrained_model_name_or_path: "{model}"' if has_weights else \
         f'_target_: nemo_automodel.NeMoAutoModelForCausalLM.from_config, config: "{model}/config.json"'
+    dtype = {"bf16": "bf16", "fp32": "float32"}[o.dtype]
     with open(run_dir + ".yaml", "w", encoding="utf-8") as f:
         f.write(RECIPE.format(run_dir=run_dir, threads=o.threads, steps=o.steps, seq=o.seq,
-                              model="{%s, torch_dtype: %s}" % (kind, {"bf16": "bf16", "fp32": "float32"}[o.dtype]),
-                              recompute="full" if o.recompute else "none", shards=os.path.join(folder, "shards")))
+                              model="{%s, torch_dtype: %s}" % (kind, dtype),
+                              recompute="full" if o.recompute else "none",
+                              shards=os.path.join(folder, "shards")))
     return [program, "train", run_dir + ".yaml"]
 
 
@@ -102,14 +107,14 @@ def figures(run_dir, seq):
         lines = [json.loads(line) for line in f]
     for x in lines:
         if x["num_tokens_per_step"] != seq or x["num_label_tokens"] != seq - 1:
-            sys.exit(f"bench: a step of {x['num_tokens_per_step']} tokens, {x['num_label_tokens']} of them with a "
+            sys.exit(f"bench: a step of {x['num_tokens_per_step']} tokens, {x['num_label_tokens']} with a "
                      f"label, where the peer has {seq} and {seq - 1}")
     return [x["num_tokens_per_step"] / x["tps"] for x in lines], [x["loss"] for x in lines]
 
 
 def matrix_parameters(folder, config):
-    """Elements of the matrices that a token is multiplied with: all but norms, biases and an embedding that is not
-    also the output layer.  From the headers of the weight files, else from config.json."""
+    """Elements of the matrices that a token is multiplied with: all but norms, biases and an embedding that
+    is not also the output layer.  From the headers of the weight files, else from config.json."""
     model, total, names = os.path.join(folder, "model"), 0, {}
     for name in sorted(os.listdir(model)):
         if name.endswith(".safetensors"):
@@ -129,7 +134,7 @@ def matrix_parameters(folder, config):
 
 
 def flops_per_token(folder, config, seq):
-    """6 · N_active + causal attention: the products q·k and p·v over half of the square, forward and twice that backward"""
+    """6 · N_active + causal attention: q·k and p·v over half the square, forward and twice that backward"""
     heads = config["num_attention_heads"]
     width = heads * (config.get("head_dim") or config["hidden_size"] // heads)
     return 6 * matrix_parameters(folder, config) + 6 * seq * width * config["num_hidden_layers"]

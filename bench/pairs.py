@@ -5,20 +5,36 @@
     bench/run.sh --shape llama1b --peer torch --seq 2048 --recompute --quick
     bench/run.sh --model DIR                       ours alone
 
-Full fine-tuning with AdamW, fp32 master weights, the gradient's norm clipped at 1, one row of T tokens a step, the same
-rows for both.  A run's speed is T over the median seconds of its steps but the first; its memory is the process's
-largest resident set (wait4); its start is the time from the command to the end of its first step.  A ratio is the
-median of the pairs' ratios, ours over the peer's.  For our bf16 the peer takes the fastest of bf16 autocast, bf16
-weights with an fp32 master copy, and fp32, found in a first round.
+Full fine-tuning with AdamW, fp32 master weights, the gradient's norm clipped at 1, one row of T tokens a
+step, the same rows for both.  A run's speed is T over the median seconds of its steps but the first; its
+memory is the process's largest resident set (wait4); its start is the time from the command to the end of
+its first step.  A ratio is the median of the pairs' ratios, ours over the peer's; `others` is the share of
+the cores that other processes and the host took during a run.  For our bf16 the peer takes the fastest of
+bf16 autocast, bf16 weights with an fp32 master copy, and fp32, found in a first round.
 Exit codes: 0 done, 1 a run failed, 2 usage, 4 something missing on this machine."""
-import argparse, json, os, shutil, statistics, subprocess, sys, tempfile, threading, time
+import argparse, json, os, shutil, signal, statistics, subprocess, sys, tempfile, threading, time
 
 import ours
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEER = os.path.join(HERE, "peer_torch.py")
 TINY = os.path.join(HERE, "..", "tests", "data", "files", "tiny")
-WAYS = {"fp32": "fp32", "autocast": "bf16 autocast over fp32 weights", "master": "bf16 weights, fp32 master copy"}
+DISTURBED = 0.1  # of the cores, taken by others during a run
+WAYS = {"fp32": "fp32", "autocast": "bf16 autocast over fp32 weights",
+        "master": "bf16 weights, fp32 master copy"}
+
+
+def busy(cores):
+    """(seconds these cores were busy, seconds the host took from them) since boot"""
+    work = stolen = 0
+    with open("/proc/stat", encoding="utf-8") as f:
+        for line in f:
+            x = line.split()
+            if x[0].startswith("cpu") and x[0][3:].isdigit() and int(x[0][3:]) in cores:
+                work += sum(map(int, x[1:4] + x[6:8]))
+                stolen += int(x[8])
+    tick = os.sysconf("SC_CLK_TCK")
+    return work / tick, stolen / tick
 
 
 class Bench:
@@ -26,16 +42,38 @@ class Bench:
         self.o, self.folder, self.runs = o, folder, 0
         self.bind = ["taskset", "-c", o.cores]
         self.env = {**os.environ, "OMP_NUM_THREADS": str(o.threads), "HF_HUB_OFFLINE": "1"}
-        self.torch = None
+        self.torch, self.patience, self.repeated = None, o.patience, 0
 
     def say(self, text):
         print(text, file=sys.stderr if self.o.json else sys.stdout, flush=True)
 
-    def timed(self, command, first_stream):
+    def wait_for_quiet(self):
+        """until others take less than a tenth of the cores, while patience lasts; alike for both sides"""
+        while self.patience > 0:
+            begin, before = time.monotonic(), sum(busy(self.o.core_set))
+            time.sleep(1)
+            wall = time.monotonic() - begin
+            if (sum(busy(self.o.core_set)) - before) / (wall * self.o.threads) < DISTURBED:
+                return
+            self.patience -= wall
+
+    def timed(self, command, first_stream, prepare=lambda: None):
+        """once(); again where others disturbed it and patience lasts; prepare() makes the start fresh"""
+        while True:
+            self.wait_for_quiet()
+            begin = time.monotonic()
+            prepare()
+            run = self.once(command, first_stream)
+            if run["others"] < DISTURBED or self.patience <= 0:
+                return run
+            self.patience -= time.monotonic() - begin
+            self.repeated += 1
+
+    def once(self, command, first_stream):
         """@return {start, peak GiB, out: its standard output}; the first step's end is a line `step 1/…`"""
         streams = {name: subprocess.PIPE for name in ("stdout", "stderr")}
         kept, marks = {"stdout": [], "stderr": []}, []
-        begin = time.monotonic()
+        begin, before = time.monotonic(), busy(self.o.core_set)
         process = subprocess.Popen(self.bind + command, text=True, env=self.env, **streams)
 
         def follow(name):
@@ -46,62 +84,76 @@ class Bench:
         threads = [threading.Thread(target=follow, args=(name,)) for name in streams]
         for t in threads:
             t.start()
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # a signal: the run ends with us
+            process.kill()
+            raise
+        wall, after = time.monotonic() - begin, busy(self.o.core_set)
+        own = usage.ru_utime + usage.ru_stime
+        others = max(0.0, after[0] - before[0] - own + after[1] - before[1]) / (wall * self.o.threads)
         process.returncode = os.waitstatus_to_exitcode(status)
         for t in threads:
             t.join()
         if process.returncode != 0 or not marks:
-            sys.exit(f"bench: {' '.join(command)}: exit code {process.returncode}\n{''.join(kept['stderr'][-20:])}")
+            sys.exit(f"bench: {' '.join(command)}: exit code {process.returncode}\n"
+                     + "".join(kept["stderr"][-20:]))
         between = [b - a for a, b in zip(marks, marks[1:])]
-        return dict(start=marks[0], memory=usage.ru_maxrss / 2**20, out="".join(kept["stdout"]), between=between)
+        return dict(start=marks[0], memory=usage.ru_maxrss / 2**20, between=between, others=others,
+                    out="".join(kept["stdout"]))
 
     def figures(self, run, seconds, loss):
         """Speed by the side's own clock; a clock that leaves out a part of the step is found by ours."""
         own, seen = statistics.median(seconds[1:]), statistics.median(run["between"])
         if seen > 1.1 * own + 0.02:
-            self.say(f"  note: steps are {own:.2f} s by the side's clock but {seen:.2f} s apart; the longer is taken")
+            self.say(f"  note: steps of {own:.2f} s by its clock are {seen:.2f} s apart: the longer counts")
             own = seen
         return dict(tokens_per_s=self.o.seq / own, memory_gib=run["memory"], start_s=run["start"],
-                    first_step_s=seconds[0], loss=loss)
+                    others=run["others"], first_step_s=seconds[0], seconds=seconds, loss=loss)
 
     def ours(self):
         self.runs += 1
         run_dir = os.path.join(self.folder, f"run{self.runs}")
-        run = self.timed(ours.command(self.folder, self.o.program, run_dir, self.o, self.has_weights), "stderr")
+        command = ours.command(self.folder, self.o.program, run_dir, self.o, self.has_weights)
+        run = self.timed(command, "stderr", lambda: shutil.rmtree(run_dir, ignore_errors=True))
         result = self.figures(run, *ours.figures(run_dir, self.o.seq))
         shutil.rmtree(run_dir)
         return result
 
     def peer(self, way, compiled, steps=None):
         command = [self.torch, PEER, "train", "--model", os.path.join(self.folder, "model"),
-                   "--rows", os.path.join(self.folder, "rows.json"), "--way", way, "--steps", str(steps or self.o.steps),
-                   "--threads", str(self.o.threads)]
+                   "--rows", os.path.join(self.folder, "rows.json"), "--way", way,
+                   "--steps", str(steps or self.o.steps), "--threads", str(self.o.threads)]
         command += ["--recompute"] * self.o.recompute + ["--compile"] * compiled
         run = self.timed(command, "stdout")
         told = json.loads(run["out"].splitlines()[-1])
         return {**self.figures(run, told["seconds"], told["loss"]), "adamw": told["adamw"]}
 
     def ask(self, *arguments):
-        done = subprocess.run(self.bind + [self.torch, PEER, *arguments, "--threads", str(self.o.threads)], text=True,
-                              capture_output=True, env=self.env)
+        command = [*self.bind, self.torch, PEER, *arguments, "--threads", str(self.o.threads)]
+        done = subprocess.run(command, text=True, capture_output=True, env=self.env)
         if done.returncode != 0:
             sys.exit(f"bench: {PEER} {' '.join(arguments)}: {done.stderr[-2000:]}")
         return done.stdout.strip()
 
     def calibrate(self):
-        """(way, compiled) of the fastest, with three steps each"""
-        ways = [self.o.way] if self.o.way else ["autocast", "master", "fp32"] if self.o.dtype == "bf16" else ["fp32"]
+        """The fastest (way, compiled) by its fastest step, which a neighbour disturbs least; two rounds of
+        three steps, as a neighbour may stay for a whole run."""
+        ways = ["autocast", "master", "fp32"] if self.o.dtype == "bf16" else ["fp32"]
+        ways = [(w, c) for c in ([False, True] if self.o.compile else [False])
+                for w in ([self.o.way] if self.o.way else ways)]
         tried = {}
-        for compiled in (False, True) if self.o.compile else (False,):
-            for way in ways:
-                try:
-                    tried[way, compiled] = self.peer(way, compiled, 3)["tokens_per_s"]
-                except SystemExit as failed:
-                    if not compiled:
-                        raise
-                    self.say(f"peer, torch.compile, {WAYS[way]}: does not run here: {str(failed).splitlines()[-1]}")
-                    continue
-                self.say(f"peer, {'torch.compile, ' if compiled else ''}{WAYS[way]}: {tried[way, compiled]:.1f} tokens/s")
+        for way, compiled in ways + ways * (len(ways) > 1):
+            name = f"peer, {'torch.compile, ' if compiled else ''}{WAYS[way]}"
+            try:
+                speed = self.o.seq / min(self.peer(way, compiled, 3)["seconds"][1:])
+            except SystemExit as failed:
+                if not compiled or not isinstance(failed.code, str):
+                    raise
+                self.say(f"{name}: does not run here: {failed.code.splitlines()[-1]}")
+                continue
+            tried[way, compiled] = max(speed, tried.get((way, compiled), 0))
+            self.say(f"{name}: {speed:.1f} tokens/s (fastest step)")
         best = max(tried, key=tried.get)
         return best, {("compiled " if c else "") + w: speed for (w, c), speed in tried.items()}
 
@@ -111,8 +163,8 @@ def find_torch():
     done = subprocess.run([python, "-c", "import torch, transformers"], capture_output=True, text=True) \
         if shutil.which(python) else None
     if done is None or done.returncode != 0:
-        print(f"bench: {python} has no torch and transformers, which --peer torch measures beside: set AM_TORCH_PYTHON "
-              "to a Python that has both, or leave --peer out", file=sys.stderr)
+        print(f"bench: {python} has no torch and transformers, which --peer torch measures beside: set "
+              "AM_TORCH_PYTHON to a Python that has both, or leave --peer out", file=sys.stderr)
         sys.exit(4)
     return python
 
@@ -122,7 +174,7 @@ def arguments():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", choices=["torch"], help="measure beside it; none: ours alone")
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", metavar="DIR", help="a Hugging Face directory with config.json and *.safetensors")
+    what.add_argument("--model", metavar="DIR", help="a Hugging Face directory: config.json, *.safetensors")
     what.add_argument("--shape", choices=sorted(ours.SHAPES), help="that model with random weights")
     p.add_argument("--dtype", choices=["bf16", "fp32"], default="bf16")
     p.add_argument("--seq", type=int, default=512, metavar="T")
@@ -132,14 +184,19 @@ def arguments():
     p.add_argument("--compile", action="store_true", help="let the peer try torch.compile too")
     p.add_argument("--way", choices=sorted(WAYS), help="of the peer; none: the fastest")
     p.add_argument("--cores", help="as taskset -c takes them; default: all this process may use")
+    p.add_argument("--patience", type=float, default=120, metavar="S",
+                   help="seconds in all for waiting until the machine is quiet and for repeating, on either "
+                   "side, runs in which others took a tenth of the cores; default 120")
     p.add_argument("--quick", action="store_true", help="three pairs")
-    p.add_argument("--json", action="store_true", help="one JSON object on standard output; prose on standard error")
-    p.add_argument("--scratch", help="folder for the work folder (gigabytes for --shape); default: $TMPDIR or /tmp")
+    p.add_argument("--json", action="store_true", help="one JSON object; the prose goes to standard error")
+    p.add_argument("--scratch", help="where the work folder lies (gigabytes); default: $TMPDIR or /tmp")
     o = p.parse_args()
     o.pairs = o.pairs or (3 if o.quick else 5)
     o.steps = o.steps or (6 if o.seq < 2048 else 4 if o.seq < 8192 else 3)
     if o.steps < 2 or o.pairs < 1 or o.seq < 2:
         p.error("at least 2 steps, 1 pair and 2 tokens")
+    if o.model and not os.path.isfile(os.path.join(o.model, "config.json")):
+        p.error(f"--model {o.model}: no config.json in it")
     o.program = os.environ.get("AUTOMODEL") or os.path.join(HERE, "..", "build", "release", "automodel")
     if not os.access(o.program, os.X_OK):
         print(f"bench: {o.program} is no program: build it (cmake --preset release) or name one in AUTOMODEL",
@@ -147,11 +204,12 @@ def arguments():
         sys.exit(4)
     o.program = os.path.abspath(o.program)
     o.cores = o.cores or ",".join(str(c) for c in sorted(os.sched_getaffinity(0)))
-    told = subprocess.run(["taskset", "-c", o.cores, sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"],
-                          capture_output=True, text=True)
+    told = subprocess.run(["taskset", "-c", o.cores, sys.executable, "-c",
+                           "import os; print(*os.sched_getaffinity(0))"], capture_output=True, text=True)
     if told.returncode != 0:
         p.error(f"--cores {o.cores}: {told.stderr.strip()}")
-    o.threads = int(told.stdout)
+    o.core_set = {int(c) for c in told.stdout.split()}
+    o.threads = len(o.core_set)
     return o
 
 
@@ -166,8 +224,8 @@ def conditions(b):
     isa = [x for x in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if x in flags]
     version = subprocess.run([o.program, "--version"], capture_output=True, text=True).stdout.strip()
     out = {"cpu": cpu, "flags": isa, "cores": o.cores, "threads": o.threads, "ours": version,
-           "model": o.model and os.path.basename(os.path.abspath(o.model)) or o.shape, "dtype": o.dtype, "seq": o.seq,
-           "recompute": o.recompute, "steps": o.steps, "pairs": o.pairs}
+           "model": o.model and os.path.basename(os.path.abspath(o.model)) or o.shape,
+           "dtype": o.dtype, "seq": o.seq, "recompute": o.recompute, "steps": o.steps, "pairs": o.pairs}
     if b.torch:
         out["peer"] = b.ask("version")
     if os.environ.get("AM_ISA"):
@@ -179,7 +237,8 @@ def conditions(b):
 
 
 def line_of(name, x):
-    return f"{name} {x['tokens_per_s']:.1f} tokens/s, {x['memory_gib']:.2f} GiB, start {x['start_s']:.2f} s"
+    return (f"{name} {x['tokens_per_s']:.1f} tokens/s, {x['memory_gib']:.2f} GiB, start {x['start_s']:.2f} s "
+            f"(others {100 * x['others']:.0f} %)")
 
 
 def spread(pairs, side, key):
@@ -199,11 +258,12 @@ def measure(b, result):
     for i in range(o.pairs):
         sides = (["ours", "peer"] if i % 2 == 0 else ["peer", "ours"]) if b.torch else ["ours"]
         pairs.append({s: b.ours() if s == "ours" else b.peer(way, compiled) for s in sides})
-        b.say(f"pair {i + 1}: " + "; ".join(line_of(s, pairs[-1][s]) for s in ("ours", "peer") if s in pairs[-1]))
+        b.say(f"pair {i + 1}: " + "; ".join(line_of(s, pairs[-1][s]) for s in sorted(sides)))
     if b.torch:
         ceilings.append(json.loads(b.ask("ceiling", "--dtype", o.dtype))["gflops"])
         result["ceiling_gflops"] = ceilings
-    result["pairs"] = pairs
+    result["pairs"], result["repeated"] = pairs, b.repeated
+    b.say(f"{b.repeated} runs were repeated because others took a tenth of the cores or more")
     for side in pairs[0]:
         result[side] = {key: spread(pairs, side, key) for key in ("tokens_per_s", "memory_gib", "start_s")}
 
@@ -212,12 +272,14 @@ def summary(b, result):
     say, pairs, flops = b.say, result["pairs"], result["flops_per_token"]
     for side in pairs[0]:
         t, m, s = (result[side][k] for k in ("tokens_per_s", "memory_gib", "start_s"))
-        say(f"median {side}: {t['median']:.1f} tokens/s ({t['smallest']:.1f} to {t['largest']:.1f}), {m['median']:.2f} GiB "
-            f"({m['smallest']:.2f} to {m['largest']:.2f}), start {s['median']:.2f} s ({s['smallest']:.2f} to {s['largest']:.2f})")
+        say(f"median {side}: {t['median']:.1f} tokens/s ({t['smallest']:.1f} to {t['largest']:.1f}), "
+            f"{m['median']:.2f} GiB ({m['smallest']:.2f} to {m['largest']:.2f}), "
+            f"start {s['median']:.2f} s ({s['smallest']:.2f} to {s['largest']:.2f})")
     say(f"FLOPs a token (6·N_active + causal attention): {flops / 1e6:.0f} M")
     if not b.torch:
         return
-    say(f"loss of the first step: ours {pairs[0]['ours']['loss'][0]:.4f}, peer {pairs[0]['peer']['loss'][0]:.4f}")
+    losses = [f"{side} {pairs[0][side]['loss'][0]:.4f}" for side in ("ours", "peer")]
+    say(f"loss of the first step: {', '.join(losses)}")
     top = max(result["ceiling_gflops"])
     say("torch's product ceiling (2048×1024×4096, %s, best): %.0f GFLOP/s (before and after the pairs: %s)"
         % (b.o.dtype, top, ", ".join(f"{c:.0f}" for c in result["ceiling_gflops"])))
@@ -226,16 +288,16 @@ def summary(b, result):
         result[f"share_of_ceiling_{side}"] = share
         say(f"share of torch's product ceiling, {side}: {100 * share:.0f} %")
     for name, key in (("tokens/s", "tokens_per_s"), ("memory", "memory_gib"), ("start", "start_s")):
-        ratios = [p["ours"][key] / p["peer"][key] for p in pairs]
-        result[f"ratio {name}"] = dict(median=statistics.median(ratios), smallest=min(ratios), largest=max(ratios))
-    say("pairs' ratios: " + "; ".join(f"{n} {result['ratio ' + n]['smallest']:.3f} to {result['ratio ' + n]['largest']:.3f}"
-                                      for n in ("tokens/s", "memory", "start")))
+        r = [p["ours"][key] / p["peer"][key] for p in pairs]
+        result[f"ratio {name}"] = dict(median=statistics.median(r), smallest=min(r), largest=max(r))
+        say(f"pairs' ratios, {name}: {min(r):.3f} to {max(r):.3f}")
     for name in ("tokens/s", "memory", "start"):
         say(f"ratio {name} {result['ratio ' + name]['median']:.3f}")
 
 
 def main():
     o = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the work folder is removed
     with tempfile.TemporaryDirectory(dir=o.scratch) as folder:
         b = Bench(o, folder)
         b.torch = find_torch() if o.peer else None

@@ -1,11 +1,12 @@
-"""The peer of bench/run.sh: the same training steps by PyTorch + transformers.  Run by the Python in $AM_TORCH_PYTHON.
+"""The peer of bench/run.sh: the same training steps by PyTorch + transformers, run by $AM_TORCH_PYTHON.
 
-    peer_torch.py train --model DIR --rows FILE --way fp32|autocast|master --steps N --threads N [--recompute] [--compile]
-    peer_torch.py ceiling --dtype bf16|fp32 --threads N        the best of a few 2048×1024×4096 products, in GFLOP/s
-    peer_torch.py weights --model DIR                          random F32 weights beside DIR/config.json
+    peer_torch.py train --model DIR --rows FILE --way fp32|autocast|master --steps N --threads N
+                        [--recompute] [--compile]
+    peer_torch.py ceiling --dtype bf16|fp32 --threads N    best of a few 2048×1024×4096 products, in GFLOP/s
+    peer_torch.py weights --model DIR                      random F32 weights beside DIR/config.json
     peer_torch.py version
 
-The ways: fp32 throughout; autocast to bf16 over fp32 weights; bf16 weights with an fp32 master copy kept by hand.
+The ways: fp32 throughout; autocast to bf16 over fp32 weights; bf16 weights with an fp32 master copy by hand.
 Only what a command needs is imported, so that the time to the first step holds nothing else."""
 import argparse, json, os, time
 
@@ -14,7 +15,7 @@ import torch
 
 
 class Master:
-    """AdamW over an fp32 copy of the parameters; for fp32 parameters that copy is the parameters themselves."""
+    """AdamW over an fp32 copy of the parameters, or over the parameters themselves where they are fp32."""
 
     def __init__(self, model, copy):
         self.model = [p for p in model.parameters() if p.requires_grad]

@@ -1,11 +1,11 @@
 #!/bin/bash
-# One training step of ours beside PyTorch + transformers: tokens/s, peak memory, time from command to first step.
+# One training step of ours beside PyTorch + transformers: tokens/s, peak memory, time from command to step 1.
 #
-#     bench/run.sh --model DIR --peer torch [--dtype bf16|fp32] [--seq T] [--quick] [--json]      (--help: all options)
+#     bench/run.sh --model DIR --peer torch [--dtype bf16|fp32] [--seq T] [--quick] [--json]    (--help: more)
 #
 # AUTOMODEL        our program; none: build/release/automodel
 # AM_TORCH_PYTHON  the Python that has torch and transformers; none: python3.  Only --peer torch needs it.
-# The work is in bench/pairs.py (the pairs and what is printed), bench/ours.py and bench/peer_torch.py (the two sides).
+# The work is in bench/pairs.py (the pairs, what is printed), bench/ours.py, bench/peer_torch.py (the sides).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export AUTOMODEL=${AUTOMODEL:-$here/../build/release/automodel}

@@ -131,6 +131,8 @@ typedef struct am_kernel {
  *               dlogits[t,v] = dlogp[t]·(1[v = label] − softmax(v)); log p = target − lse
  *               attrs offset, count: w holds entries [offset, offset+V) of a vocabulary of count (0: of offset+V); a label that
  *               is another rank's gives target 0 here.  Parts join: lse by log-sum-exp, target and dh by adding
+ * linear_ce_grad h, w, labels, dlogp f32*[N] → lse f32*[N], target f32*[N], dh[N,D], dw f32*[V,D] (acc applies to dw only; dw may be absent)
+ *               both of the above for a dlogp known beforehand, with one product less; `chunk` rows of V logits are held; no softcap
  * loss_sum      lse, target, labels, scalars f64[] → scalars (LOSS_SUM += Σ(lse−target), LOSS_COUNT += supervised), in order of t
  * loss_dlogp    labels, scalars → dlogp f32*[N]                       −INV_N where supervised, else 0
  * cast          x (any float dtype) → y (any float dtype)

@@ -14,7 +14,7 @@
 #define AM_CPU_KERNEL_LIST(X)                                                                             \
     X(embed) X(embed_dw) X(linear) X(linear_dx) X(linear_dw) X(bias_db) X(rmsnorm) X(rmsnorm_dx)          \
     X(rmsnorm_dw) X(rope_angles) X(rope) X(attention) X(attention_bwd) X(act) X(act_bwd) X(act_mul)       \
-    X(act_mul_bwd) X(add) X(mul) X(scale) X(linear_ce) X(linear_ce_bwd) X(loss_sum) X(loss_dlogp) X(cast) \
+    X(act_mul_bwd) X(add) X(mul) X(scale) X(linear_ce) X(linear_ce_bwd) X(linear_ce_grad) X(loss_sum) X(loss_dlogp) X(cast) \
     X(fill) X(rank_sum) X(sumsq) X(clip_coef) X(adamw) X(gather_rows) X(scatter_rows) X(softcap)          \
     X(softcap_bwd)
 #define X(op) extern const am_kernel am_kernel_##op;

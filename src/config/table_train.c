@@ -93,6 +93,7 @@ const am_option am_options_run[] = {
            .values = "cpu|guarded"),
     AM_OPT("threads", INT, NULL, "Threads of one rank; none: the cores the rank is bound to.",
            .units = "threads", .range = "[1, 4096]"),
+    AM_OPT("fuse", BOOL, "true", "Fused operators where there are some; false: their unfused twins, to compare."),
     {0},
 };
 

@@ -61,6 +61,7 @@ static am_status run_passes(am_compile *c, am_program *p)
     c->forward_nodes = (int)c->g->num_nodes;
     if (backward) AM_TRY(am_pass_autodiff(c));
     if (backward && o->recompute) AM_TRY(am_pass_recompute(c));
+    if (backward && o->fuse) AM_TRY(am_pass_fuse_loss(c));
     AM_TRY(am_pass_place(c));
     AM_TRY(am_pass_units(c));
     AM_TRY(am_pass_shard(c));

@@ -382,6 +382,10 @@ static int64_t flops_linear_ce_bwd(const am_graph *g, const am_node *n) /* logit
 {
     return flops_linear(g, n) * (1 + (n->out[0] >= 0) + (n->num_out > 1 && n->out[1] >= 0));
 }
+static int64_t flops_linear_ce_grad(const am_graph *g, const am_node *n) /* logits, dh and dw */
+{
+    return flops_linear(g, n) * (2 + (n->out[3] >= 0));
+}
 /* counted causally over one row of the micro-batch, or the window */
 static int64_t attention_pairs(const am_graph *g, const am_node *n, const am_value *q)
 {
@@ -461,6 +465,15 @@ static const am_op_def ops[] = {
      infer_given,
      NULL,
      flops_linear_ce_bwd,
+     0,
+     {0}},
+    {"linear_ce_grad",
+     "linear_ce_grad",
+     {ROWS, AS, AS, AS},
+     {AS, AS, ROWS, AS},
+     infer_given,
+     NULL,
+     flops_linear_ce_grad,
      0,
      {0}},
     {"loss_sum", "loss_sum", {AS, AS, AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}},

@@ -24,6 +24,7 @@ am_status am_pass_freeze(am_compile *c) AM_WARN_UNUSED;    /* marks parameters t
 am_status am_pass_head(am_compile *c) AM_WARN_UNUSED;      /* logits → loss, or logits of chosen rows */
 am_status am_pass_cache(am_compile *c) AM_WARN_UNUSED;     /* attention reads keys and values from a cache (STATE) */
 am_status am_pass_autodiff(am_compile *c) AM_WARN_UNUSED;  /* phases B and W */
+am_status am_pass_fuse_loss(am_compile *c) AM_WARN_UNUSED; /* linear_ce and its backward: one operator in B, one product less */
 am_status am_pass_recompute(am_compile *c) AM_WARN_UNUSED; /* clones of a layer's forward before its backward */
 am_status am_pass_units(am_compile *c) AM_WARN_UNUSED;     /* parameters → units and slots */
 am_status am_pass_place(am_compile *c) AM_WARN_UNUSED;     /* replicated, sharded or partial, per mesh dimension */

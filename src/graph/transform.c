@@ -1,4 +1,4 @@
-/* transform.c: the small passes over the forward graph before autodiff: freeze, fuse, head, cache. */
+/* transform.c: the small passes: freeze, fuse, head, cache over the forward graph; fuse_loss after autodiff. */
 #include "graph/pass.h"
 
 #include <stdlib.h>
@@ -158,6 +158,52 @@ am_status am_pass_head(am_compile *c)
     AM_TRY(drop_nodes(g, dead));
 done:
     am_free(&dead);
+    return st;
+}
+
+static int find_node(const am_graph *g, const char *op, int reads)
+{
+    int found = -1;
+    for (size_t n = 0; n < g->num_nodes; n++) {
+        if (strcmp(g->nodes[n].def->name, op) != 0) continue;
+        for (int i = 0; i < g->nodes[n].num_in; i++)
+            if (g->nodes[n].in[i] == reads) found = found == -1 ? (int)n : -2; /* -2: several */
+    }
+    return found;
+}
+
+/* dlogp is known before the logits are (it is 1/N of the step), so that loss and gradients can be made of the same ones:
+ * linear_ce and linear_ce_bwd become linear_ce_grad, where linear_ce_bwd stood; the loss is summed after it.  Not with a
+ * softcap, nor where dw runs apart from dh. */
+am_status am_pass_fuse_loss(am_compile *c)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    int ce = -1, *order = NULL;
+    size_t n = 0;
+    for (size_t i = 0; i < g->num_nodes; i++)
+        if (strcmp(g->nodes[i].def->name, "linear_ce") == 0) ce = (int)i;
+    if (ce < 0 || g->nodes[ce].attrs.softcap != 0) goto done;
+    const am_node head = g->nodes[ce];
+    int sum = find_node(g, "loss_sum", head.out[0]), bwd = find_node(g, "linear_ce_bwd", head.out[0]);
+    if (sum < 0 || bwd < 0 || uses_of(g, head.out[0]) != 2 || g->nodes[bwd].out[0] < 0) goto done;
+    am_node *both = &g->nodes[bwd];
+    const int dh = both->out[0], dw = both->num_out > 1 ? both->out[1] : -1, dlogp = both->in[4];
+    both->def = am_op_find("linear_ce_grad");
+    both->in[3] = dlogp;
+    both->num_in = both->num_out = 4;
+    const int out[4] = {head.out[0], head.out[1], dh, dw};
+    memcpy(both->out, out, sizeof out);
+    g->values[head.out[0]].producer = g->values[head.out[1]].producer = bwd;
+    g->nodes[sum].phase = both->phase;
+    AM_TRY(am_calloc(g->num_nodes + 1, sizeof *order, &order));
+    for (int i = 0; i < (int)g->num_nodes; i++) {
+        if (i != ce && i != sum) order[n++] = i;
+        if (i == bwd) order[n++] = sum;
+    }
+    AM_TRY(am_graph_reorder(g, order, n));
+done:
+    am_free(&order);
     return st;
 }
 

@@ -152,6 +152,7 @@ static am_status read_run(const am_config *cfg, am_settings *s)
     s->overlap = am_config_bool(cfg, "distributed.overlap");
     s->reshard = am_config_bool(cfg, "distributed.reshard_after_forward");
     s->defer_sync = am_config_bool(cfg, "distributed.defer_fsdp_grad_sync");
+    s->fuse = am_config_bool(cfg, "run.fuse");
     const char *dir = am_config_string(cfg, "checkpoint.checkpoint_dir");
     if (dir) AM_TRY(am_strdup(dir, &s->ckpt_dir));
     else AM_TRY(am_path_join(s->run_dir, "checkpoints", &s->ckpt_dir));
@@ -244,6 +245,7 @@ am_status am_settings_program(const am_settings *s, am_program_kind kind, int64_
     o->overlap = s->overlap;
     o->reshard = s->reshard;
     o->defer_sync = s->defer_sync;
+    o->fuse = s->fuse;
     o->beta1 = s->adamw.beta1;
     o->beta2 = s->adamw.beta2;
     o->eps = s->adamw.eps;

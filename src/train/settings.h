@@ -18,7 +18,7 @@ typedef struct am_settings {
     int64_t     ranks, dp, global_rows, local_rows, micro_batches, seq_len;
     am_mesh     mesh;
     uint64_t    seed;
-    bool        packed, shuffle, recompute, overlap, reshard, defer_sync;
+    bool        packed, shuffle, recompute, overlap, reshard, defer_sync, fuse;
     am_long_samples long_samples;
     int64_t     limit_samples, num_epochs, max_steps, ckpt_every, val_every; /* 0 = not given */
     bool        ckpt_every_epoch, ckpt_enabled, ckpt_async, export_final, export_every;

@@ -38,7 +38,12 @@ def check_step(folder):
     for name, phase in (("linear", "forward"), ("linear_dx", "backward"), ("linear_dw", "weights")):
         assert rows[name, phase]["flops"] == 2 * 2 * TOKENS * weights, (name, rows[name, phase])
         assert rows[name, phase]["calls"] == 2 * LAYERS * 7
-    assert rows["linear_ce", "forward"]["flops"] == 2 * 2 * TOKENS * D * VOCAB
+    logits = 2 * 2 * TOKENS * D * VOCAB
+    assert rows["linear_ce_grad", "backward"]["flops"] == 3 * logits
+    unfused = json.loads(run("bench", "step", recipe(folder), "--steps", "1", "--json", "--run.fuse=false"))
+    twins = by_name(unfused)
+    assert twins["linear_ce", "forward"]["flops"] == logits and twins["linear_ce_bwd", "backward"]["flops"] == 3 * logits
+    assert unfused["flops"] - o["flops"] == logits
     assert sum(r["flops"] for r in o["operators"]) == o["flops"]
     # the parts are not more than the step, and the floors follow from the ceilings
     inside = sum(r["seconds"] for r in o["operators"])

@@ -295,7 +295,7 @@ static void test_light_exact__table(void **state)
         "attention_bwd", "act",          "act_bwd",    "act_mul",       "act_mul_bwd", "add",
         "mul",           "scale",        "linear_ce",  "linear_ce_bwd", "loss_sum",    "loss_dlogp",
         "cast",          "fill",         "rank_sum",   "sumsq",         "clip_coef",   "adamw",
-        "gather_rows",   "scatter_rows", "softcap",    "softcap_bwd"};
+        "gather_rows",   "scatter_rows", "softcap",    "softcap_bwd",   "linear_ce_grad"};
     int count;
     am_kernels_cpu_table(&count);
     assert_int_equal(count, sizeof names / sizeof *names);

@@ -111,9 +111,46 @@ static kt_case backward_case(const problem *p)
                      .out = {{NULL, 'r', 2, {p->n, p->d}}, {NULL, 'w', 2, {p->v, p->d}}}};
 }
 
+static kt_case grad_case(const problem *p, int64_t chunk)
+{
+    kt_case k = {.op = "linear_ce_grad",
+                 .attrs = p->attrs,
+                 .num_in = 4,
+                 .num_out = 4,
+                 .accumulates = true,
+                 .in = {{p->h, 'r', 2, {p->n, p->d}},
+                        {p->w, 'r', 2, {p->v, p->d}},
+                        {p->labels, 'i', 1, {p->n}},
+                        {p->dlogp, 'w', 1, {p->n}}},
+                 .out = {{NULL, 'w', 1, {p->n}},
+                         {NULL, 'w', 1, {p->n}},
+                         {NULL, 'r', 2, {p->n, p->d}},
+                         {NULL, 'w', 2, {p->v, p->d}}}};
+    k.attrs.chunk = chunk;
+    return k;
+}
+
+/* Forward and backward in one, chunk by chunk: all rows, one, and a number that does not divide them. */
+static void compare_both_here(const problem *p)
+{
+    static const int64_t chunks[] = {0, 1, 3};
+    for (int type = 0; type < 3; type++)
+        for (int i = 0; i < 6; i++) {
+            kt_case k = grad_case(p, chunks[i / 2]);
+            double *got = ht_run(&k, ht_reals[type], 2, i % 2), *dh = got + 2 * p->n, *dw = dh + p->n * p->d;
+            for (int64_t j = 0; i % 2 && j < p->v * p->d; j++) dw[j] -= 1; /* dw alone accumulates */
+            ht_near("lse of both", ht_reals[type], got, p->lse, p->n, forward_tol[type]);
+            ht_near("target of both", ht_reals[type], got + p->n, p->target, p->n, forward_tol[type]);
+            ht_near("dh of both", ht_reals[type], dh, p->dh, p->n * p->d, backward_tol[type]);
+            ht_near("dw of both", ht_reals[type], dw, p->dw, p->v * p->d, backward_tol[type]);
+            free(got);
+        }
+}
+
 static void compare_here(void *context)
 {
     problem *p = context;
+    if (p->attrs.softcap == 0) compare_both_here(p);
     kt_case f = forward_case(p), b = backward_case(p);
     for (int type = 0; type < 3; type++) {
         double *got = ht_run(&f, ht_reals[type], 2, false);

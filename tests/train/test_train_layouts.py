@@ -15,6 +15,8 @@ Tolerances, derived and not fitted (fp32, u = 2^-24 = 6e-8; measured are 6e-8 on
   are a share e/r = 2e-6 of the elements, so |w - w'| <= 12·lr·sqrt(2e-6·n) = 0.02 against |w| of about 20:
   WEIGHTS = 1e-3."""
 
+import json
+
 import runs
 
 LOSS, WEIGHTS, NORM = 1e-5, 1e-3, 1e-4
@@ -140,6 +142,19 @@ class Layouts(runs.Case):
         # the first loss, before any step: a value is rounded to 2^-9 relative some 40 times on its way, and the
         # errors add up as a random walk
         self.assertLess(abs(losses[0] - exact[0]) / exact[0], 40**0.5 * 2**-9)
+
+    def test_layouts__fused_operators_and_their_twins(self):
+        """Sums in another order, nothing else; and the fused step costs less."""
+        flops = {}
+        for fuse in (True, False):
+            run_dir = self.train(2, 2, recipe={"run": {"fuse": fuse}})
+            self.close(run_dir, f"fuse {fuse}")
+            program = (run_dir / "program.txt").read_text()
+            for op in ("act_mul", "linear_ce_grad"):
+                self.assertEqual(f" {op} " in program, fuse, op)
+            flops[fuse] = json.loads((run_dir / "run.json").read_text())["plan"]["flops_per_step"]
+        # the logits once instead of twice: 2·48·128 FLOPs for each of the rank's 8 rows of 64 tokens
+        self.assertEqual(flops[False] - flops[True], 2 * 48 * 128 * 8 * runs.ROW)
 
     def test_layouts__tied_head_and_uneven_heads(self):
         """A head tied to the embedding is one parameter with two uses; 9 heads share 3 key-value heads; rows
