@@ -7,7 +7,6 @@
 #include "train/engine.h"
 
 #include <jansson.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const am_cli_option options[] = {
@@ -33,21 +32,6 @@ static double floor_of(const am_profile_row *r, const am_ceilings *c)
 {
     double flops = r->flops / c->flops, bytes = r->bytes / c->bytes;
     return flops > bytes ? flops : bytes;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(const am_step_bench *b)
-{
-    double sorted[64];
-    int n = b->steps < 64 ? b->steps : 64;
-    memcpy(sorted, b->seconds, (size_t)n * sizeof *sorted);
-    qsort(sorted, (size_t)n, sizeof *sorted, ascending);
-    return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
 }
 
 static void print_profile(const am_step_bench *b)
@@ -77,7 +61,7 @@ static void print_ceilings(const am_ceilings *c, am_dtype t, int threads)
 
 static void print_step(const am_step_bench *b, bool profile)
 {
-    double step = median(b);
+    double step = b->seconds;
     printf("step: %.1f ms, %.1f tokens/s a rank (%" PRId64 " tokens, %d rank%s of %d thread%s, median of %d)\n", 1e3 * step, (double)b->tokens / step,
            b->tokens, b->ranks, b->ranks == 1 ? "" : "s", b->threads, b->threads == 1 ? "" : "s", b->steps);
     printf("memory: plan %.2f GiB, peak of the process %.2f GiB\n", (double)b->plan_bytes / 0x1p30, b->peak_gib);
@@ -101,7 +85,7 @@ static void print_step_json(const am_step_bench *b)
                                               (double)r->calls, "seconds", r->seconds, "flops", r->flops, "bytes", r->bytes,
                                               "floor_seconds", floor_of(r, &b->ceilings)));
     }
-    json_t *o = json_pack("{s:f, s:I, s:i, s:i, s:s, s:I, s:I, s:f, s:o, s:f, s:f, s:o}", "step_seconds", median(b), "tokens", (json_int_t)b->tokens, "ranks",
+    json_t *o = json_pack("{s:f, s:I, s:i, s:i, s:s, s:I, s:I, s:f, s:o, s:f, s:f, s:o}", "step_seconds", b->seconds, "tokens", (json_int_t)b->tokens, "ranks",
                           b->ranks, "threads", b->threads, "compute", am_dtype_name(b->compute), "flops", (json_int_t)b->flops, "plan_bytes",
                           (json_int_t)b->plan_bytes, "peak_gib", b->peak_gib, "ceilings", ceilings_json(&b->ceilings), "outside_seconds",
                           b->between, "wait_seconds", b->waits, "operators", rows);

@@ -12,6 +12,7 @@
 #include "train/train.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TRY_SECONDS 1.0
@@ -174,26 +175,35 @@ done:
     return st;
 }
 
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
 /* The profile is that of the fastest step: on a shared machine a mean tells of the neighbours. */
 static am_status measure(bench *b, int steps, am_step_bench *out)
 {
     am_status st = AM_OK;
-    double ignored, best = INFINITY, *seconds;
-    AM_TRY(am_calloc((size_t)steps, sizeof *out->seconds, &out->seconds));
+    double ignored, best = INFINITY, *seconds = NULL;
+    AM_TRY(am_calloc((size_t)steps, sizeof *seconds, &seconds));
     AM_TRY(one_step(b, 0, &ignored));
-    for (; out->steps < steps; out->steps++) {
-        seconds = &out->seconds[out->steps];
+    for (int i = 0; i < steps; i++) {
         am_exec_profile_reset(b->exec);
-        AM_TRY(one_step(b, 1 + out->steps, seconds));
-        if (*seconds >= best) continue;
-        best = *seconds;
+        AM_TRY(one_step(b, 1 + i, &seconds[i]));
+        if (seconds[i] >= best) continue;
+        best = seconds[i];
         am_free(&out->rows);
         AM_TRY(am_exec_profile(b->exec, 0, &out->rows, &out->num_rows));
         out->waits = am_exec_time(b->exec).wait;
     }
     out->between = best;
     for (int i = 0; i < out->num_rows; i++) out->between -= out->rows[i].seconds;
+    qsort(seconds, (size_t)steps, sizeof *seconds, ascending);
+    out->steps = steps;
+    out->seconds = 0.5 * (seconds[(steps - 1) / 2] + seconds[steps / 2]);
 done:
+    am_free(&seconds);
     return st;
 }
 
@@ -227,6 +237,5 @@ done:
 
 void am_step_bench_release(am_step_bench *b)
 {
-    am_free(&b->seconds);
     am_free(&b->rows);
 }

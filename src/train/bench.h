@@ -18,8 +18,8 @@ typedef struct am_step_bench {
     int64_t  tokens;              /* of a step of this rank */
     int      threads, ranks, rank;
     am_dtype compute;
-    double  *seconds;             /* [steps] */
     int      steps;
+    double   seconds;             /* of a step: the median */
     /* of the fastest of these steps: */
     am_profile_row *rows;
     int      num_rows;

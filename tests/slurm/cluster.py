@@ -38,15 +38,18 @@ class Cluster:
         self.env["PATH"] = f"{pathlib.Path(runs.PROGRAM).parent}:{self.env['PATH']}"
         self.env["OMP_NUM_THREADS"] = "1"
 
-    def loopback(self, *arguments, env=None, cwd=None, limit=LIMIT):
-        done = subprocess.run(
-            [LOOPBACK, *map(str, arguments)],
-            env=env or self.env,
+    def run(self, *command, env=None, cwd=None):
+        return subprocess.run(
+            list(map(str, command)),
+            env=dict(self.env, **{k: str(v) for k, v in (env or {}).items()}),
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=limit,
+            timeout=LIMIT,
         )
+
+    def loopback(self, *arguments):
+        done = self.run(LOOPBACK, *arguments)
         if done.returncode != 0:
             raise RuntimeError(f"{LOOPBACK.name} {' '.join(map(str, arguments))}: {done.stdout}{done.stderr}")
         return done
@@ -57,11 +60,9 @@ class Cluster:
         self.loopback("down")
         self.scratch.close()
 
-    def ask(self, *command, check=True, cwd=None):
+    def ask(self, *command, check=True):
         """The output of a Slurm command."""
-        done = subprocess.run(
-            list(map(str, command)), env=self.env, cwd=cwd, capture_output=True, text=True, timeout=LIMIT
-        )
+        done = self.run(*command)
         if check and done.returncode != 0:
             raise AssertionError(f"{command}: exit code {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout.strip()
@@ -81,19 +82,15 @@ class Cluster:
 class Job:
     """A submitted batch job."""
 
-    def __init__(self, cluster, *arguments, env=None, cwd):
-        self.cluster, self.cwd = cluster, pathlib.Path(cwd)
-        done = subprocess.run(
-            ["sbatch", "--parsable", *map(str, arguments)],
-            env=dict(cluster.env, **{k: str(v) for k, v in (env or {}).items()}),
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
+    def __init__(self, cluster, number, cwd):
+        self.cluster, self.id, self.cwd = cluster, number, pathlib.Path(cwd)
+
+    @classmethod
+    def submit(cls, cluster, *arguments, env=None, cwd):
+        done = cluster.run("sbatch", "--parsable", *arguments, env=env, cwd=cwd)
         if done.returncode != 0:
             raise AssertionError(f"sbatch {arguments}: {done.stderr}")
-        self.id = done.stdout.strip().split(";")[0]
+        return cls(cluster, done.stdout.strip().split(";")[0], cwd)
 
     def output(self):
         return "".join(p.read_text() for p in sorted(self.cwd.glob(f"*-{self.id}.out")))
@@ -164,7 +161,7 @@ class Case(runs.Case):
     def sft(self, recipe, *overrides, options=(), env=None):
         """sbatch slurm/sft.sh on two nodes, two ranks each unless `options` say otherwise."""
         options = options or ("--ntasks-per-node=2",)
-        return Job(
+        return Job.submit(
             self.cluster,
             *options,
             "slurm/sft.sh",

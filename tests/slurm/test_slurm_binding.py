@@ -34,7 +34,7 @@ class Binding(cluster.Case):
         recipe = self.one_step(name)
         script.write_text(f"#!/bin/sh\nsrun --mpi=pmix --ntasks={ranks} --cpu-bind={bind} automodel train {recipe}\n")
         options = ("--nodes=1", "--ntasks=2", f"--output={name}-%j.out")
-        return cluster.Job(self.cluster, *options, script, cwd=self.folder)
+        return cluster.Job.submit(self.cluster, *options, script, cwd=self.folder)
 
     def test_slurm_binding__a_core_for_each_of_two_ranks(self):
         job = self.sft(self.one_step("two"), options=("--nodes=1", "--ntasks-per-node=2"))
@@ -70,7 +70,7 @@ class Binding(cluster.Case):
         script = self.folder / "crowd.sh"
         recipe = self.one_step("crowd")
         script.write_text(f"#!/bin/sh\nsrun --mpi=pmix --ntasks=4 --overcommit automodel train {recipe}\n")
-        job = cluster.Job(self.cluster, "--nodes=1", "--ntasks=2", "--output=crowd-%j.out", script, cwd=self.folder)
+        job = cluster.Job.submit(self.cluster, "--nodes=1", "--ntasks=2", "--output=crowd-%j.out", script, cwd=self.folder)
         _, warnings = self.placements(job)
         self.assertTrue(any(re.search(r"4 ranks .*2 cores", w) for w in warnings), job.output())
 

@@ -71,9 +71,7 @@ class Docs(cluster.Case):
         )
 
     def job(self, number):
-        job = cluster.Job.__new__(cluster.Job)
-        job.cluster, job.cwd, job.id = self.cluster, self.folder, number
-        return job
+        return cluster.Job(self.cluster, number, self.folder)
 
     def finish(self):
         """All jobs so far; those with a signal have been requeued once and went on."""

@@ -69,7 +69,7 @@ class Refusals(cluster.Case):
         """Each task would train alone."""
         script = self.folder / "plain_srun.sh"
         script.write_text(f'#!/bin/sh\nsrun --mpi=none --ntasks=2 automodel train {self.recipe(self.fresh("plain"))}\n')
-        job = cluster.Job(self.cluster, "--nodes=2", "--ntasks=2", "--output=plain-%j.out", script, cwd=self.folder)
+        job = cluster.Job.submit(self.cluster, "--nodes=2", "--ntasks=2", "--output=plain-%j.out", script, cwd=self.folder)
         state, code = job.end()
         self.assertEqual((state, code), ("FAILED", 4), job.output())
         self.assertIn("start them with 'srun --mpi=pmix'", job.output())
@@ -116,7 +116,7 @@ class LocalDisks(cluster.Case):
     def on_node(self, node, command):
         script = self.folder / "on_node.sh"
         script.write_text(f"#!/bin/sh\n{command}\n")
-        job = cluster.Job(self.cluster, f"--nodelist={node}", "--output=on_node-%j.out", script, cwd=self.folder)
+        job = cluster.Job.submit(self.cluster, f"--nodelist={node}", "--output=on_node-%j.out", script, cwd=self.folder)
         self.succeeds(job)
         return job.output()
 
@@ -148,7 +148,7 @@ class Llama70B(cluster.Case):
         """(sbatch's options …, "--", the script's arguments …)"""
         at = options.index("--")
         script = ("slurm/llama70b_sft.sh", "--dry-run", *options[at + 1 :])
-        return cluster.Job(self.cluster, *options[:at], *script, cwd=self.folder)
+        return cluster.Job.submit(self.cluster, *options[:at], *script, cwd=self.folder)
 
     def test_slurm_refusals__llama70b_fits_into_its_allocation(self):
         job = self.submit("--mem=400G", "--", "--memory-per-node=480GiB")
