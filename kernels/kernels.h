@@ -108,6 +108,9 @@ typedef struct am_kernel {
 
 /* The operators (real = compute dtype; f32/f64/i32 fixed; with compute f64, operands marked f32* are f64).
  *
+ * The w of linear, linear_dx and linear_ce*, and the table of embed, may be f32* where real is bf16: they stand for their numbers
+ * rounded to bf16 (nearest even), so that a master copy needs no bf16 twin.
+ *
  * name          in → out
  * embed         ids i32[N], table[V,D] → y[N,D]
  * embed_dw      dy[N,D], ids i32[N] → dtable f32*[V,D] (acc; deterministic: tokens in order)
@@ -131,7 +134,7 @@ typedef struct am_kernel {
  *               dlogits[t,v] = dlogp[t]·(1[v = label] − softmax(v)); log p = target − lse
  *               attrs offset, count: w holds entries [offset, offset+V) of a vocabulary of count (0: of offset+V); a label that
  *               is another rank's gives target 0 here.  Parts join: lse by log-sum-exp, target and dh by adding
- * linear_ce_grad h, w, labels, dlogp f32*[N] → lse f32*[N], target f32*[N], dh[N,D], dw f32*[V,D] (acc applies to dw only; dw may be absent)
+ * linear_ce_grad h, w, labels, dlogp f32*[N] → lse f32*[N], target f32*[N], dh[N,D], dw f32*[V,D] (acc applies to dw only; either of dh and dw may be absent)
  *               both of the above for a dlogp known beforehand, with one product less; `chunk` rows of V logits are held; no softcap
  * loss_sum      lse, target, labels, scalars f64[] → scalars (LOSS_SUM += Σ(lse−target), LOSS_COUNT += supervised), in order of t
  * loss_dlogp    labels, scalars → dlogp f32*[N]                       −INV_N where supervised, else 0

@@ -1,5 +1,5 @@
 /* act: activations and gated activations, forward and backward.  Bodies in act.inc.
- * Numerics: f32 within a few ulp of the exact function (kernels_cpu_math.h); bf16 rounds once, at the store.
+ * Numerics: f32 within a few ulp of the exact function (kernels_cpu_vec.h); bf16 rounds once, at the store.
  */
 #include "kernels_cpu.h"
 
@@ -12,7 +12,7 @@ AM_CPU_RANGES(act_mul);
 AM_CPU_RANGES(act_mul_bwd);
 
 static am_status run(const am_kernel_call *c, const char *op, const char *signature, am_dtype real,
-                     const am_cpu_range_fn ranges[3][3])
+                     const am_cpu_range_table ranges)
 {
     am_status st = AM_OK;
     am_cpu_dims dims;

@@ -1,11 +1,16 @@
 /* attention: causal, windowed, document-bounded attention with shared key/value heads, as index arrays
- * decide. Read: call → am_att; f32 and bf16 (phases over tiles, bodies in simd_attention.inc); the f64
- * reference is in attention_f64.c.  Units of work (a tile of one head) are dealt out by a counter: which
- * thread does a unit changes no bit of it. */
+ * decide. Read: call → am_att; which tiles see which; phases over tiles (f32 and bf16; bodies in
+ * simd_attention.inc); the f64 reference is in attention_f64.c.
+ *
+ * A unit of work is a tile of queries of one head; units are dealt out by a counter, and which thread does
+ * one changes no bit of it.  In backward, units add to the sums of dk and dv of the key tiles they see, in
+ * the order in which they are dealt out: each waits, tile by tile, for the unit before it (see
+ * backward_unit). */
 #include "attention.h"
 
 #include <math.h>
 #include <omp.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 /* ---- call → am_att ------------------------------------------------------------------------------- */
@@ -107,28 +112,32 @@ done:
 typedef struct att_ws {
     char *scratch; /* threads × scratch_bytes */
     size_t scratch_bytes;
+    int32_t *reach;       /* [2 × key tiles]: see tile_views */
+    atomic_int *progress; /* backward, per (query tile, head): key tiles below this one have been added to */
 } att_ws;
 
-/* sizes for the widest panels and fp32 units: a bound for every instruction set and type */
+/* Bounds for every instruction set and type.  Beside what a thread needs, it grows with the keys alone:
+ * 4 bytes × kv heads × nk × (dv in forward; 2·d + dv in backward), and a few numbers a tile. */
 static att_ws carve(am_bump *b, am_att *t, const am_simd *s, int threads, bool backward)
 {
     int64_t tiles = am_ceil_div(t->nk, AM_ATT_BK), qtiles = am_ceil_div(t->nq, AM_ATT_BQ),
-            count = tiles * t->kv_heads;
-    int64_t width = am_round_up(t->d, AM_SIMD_NR_MAX), width_v = am_round_up(t->dv, AM_SIMD_NR_MAX);
-    t->kt_units = (size_t)(AM_ATT_BK * (t->d + 1));
-    t->vt_units = (size_t)(AM_ATT_BK * (width_v + 1));
-    t->kc_units = (size_t)(AM_ATT_BK * width);
-    t->kt = am_bump_take(b, (size_t)count * t->kt_units * 4);
-    t->vt = am_bump_take(b, (size_t)count * t->vt_units * 4);
+            count = tiles * t->kv_heads, d = backward ? t->d : t->dv;
+    att_ws w = {0};
+    t->turned_units = (size_t)(AM_ATT_BK * am_round_up(d, AM_SIMD_MR));
+    t->turned = am_bump_take(b, (size_t)count * t->turned_units * 4);
     if (backward) {
-        t->kc = am_bump_take(b, (size_t)count * t->kc_units * 4);
-        t->delta = am_bump_take(b, (size_t)(t->nq * t->heads) * 4);
+        t->ld_dk = am_round_up(t->d, 16);
+        t->ld_dv = am_round_up(t->dv, 16);
+        t->sums = am_bump_take(b, (size_t)(count * AM_ATT_BK * (t->ld_dk + t->ld_dv)) * 4);
+        w.progress = am_bump_take(b, (size_t)(qtiles * t->heads) * sizeof *w.progress);
     }
     t->key_range = am_bump_take(b, (size_t)tiles * 8);
     t->query_range = am_bump_take(b, (size_t)qtiles * 16);
-    size_t scratch =
-        s ? s->att_scratch(t->d, t->dv, backward) : am_simd_portable.att_scratch(width, width_v, backward);
-    att_ws w = {.scratch_bytes = am_round_up((int64_t)scratch, 128)};
+    t->keys_seen = am_bump_take(b, (size_t)qtiles * 8);
+    t->seen_by = am_bump_take(b, (size_t)tiles * 8);
+    w.reach = am_bump_take(b, (size_t)tiles * 8);
+    w.scratch_bytes =
+        (size_t)am_round_up((int64_t)(s ? s : &am_simd_portable)->att_scratch(t->d, t->dv, backward), 128);
     w.scratch = am_bump_take(b, w.scratch_bytes * (size_t)threads);
     return w;
 }
@@ -149,7 +158,7 @@ static size_t query(const am_kernel_call *c, bool backward)
 static size_t forward_workspace(const am_kernel_call *c) { return query(c, false); }
 static size_t backward_workspace(const am_kernel_call *c) { return query(c, true); }
 
-/* ---- phases -------------------------------------------------------------------------------------- */
+/* ---- which tiles see which ----------------------------------------------------------------------- */
 
 static void key_ranges(const am_att *t)
 {
@@ -177,67 +186,166 @@ static void query_ranges(const am_att *t)
     }
 }
 
-/* tiles × heads, longest work first where attention is causal */
-typedef struct units {
-    int64_t tiles, heads;
-} units;
-static bool next_unit(atomic_llong *counter, const units *u, int64_t *tile, int64_t *head)
+/* first of n ascending numbers (two apart) that is at least x; n: none */
+static int64_t lower_bound(const int32_t *from, int64_t n, int64_t x)
 {
-    int64_t at = atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
-    if (at >= u->tiles * u->heads) return false;
-    *tile = at / u->heads;
-    *head = at % u->heads;
-    return true;
+    int64_t begin = 0, end = n;
+    while (begin < end) {
+        int64_t middle = (begin + end) / 2;
+        if (from[2 * middle] >= x)
+            end = middle;
+        else
+            begin = middle + 1;
+    }
+    return begin;
 }
+
+/* keys_seen and seen_by.  reach: the largest index up to a key tile and the smallest from it on, both
+ * ascending: no tile before the first whose largest reaches a query's bound can be seen by it, and none
+ * behind the last whose smallest does; in between stands nearly nothing that is not seen. */
+static void tile_views(const am_att *t, int32_t *reach)
+{
+    int64_t tiles = am_ceil_div(t->nk, AM_ATT_BK), qtiles = am_ceil_div(t->nq, AM_ATT_BQ);
+    for (int64_t kt = 0; kt < tiles; kt++) {
+        const int32_t *k = t->key_range + 2 * kt;
+        reach[2 * kt] = kt && reach[2 * kt - 2] > k[1] ? reach[2 * kt - 2] : k[1];
+        t->seen_by[2 * kt] = 0;
+        t->seen_by[2 * kt + 1] = -1;
+    }
+    for (int64_t kt = tiles - 1; kt >= 0; kt--) {
+        int32_t least = t->key_range[2 * kt];
+        reach[2 * kt + 1] = kt + 1 < tiles && reach[2 * kt + 3] < least ? reach[2 * kt + 3] : least;
+    }
+    for (int64_t qt = 0; qt < qtiles; qt++) {
+        const int32_t *q = t->query_range + 4 * qt;
+        int64_t first = lower_bound(reach, tiles, q[0]),
+                last = lower_bound(reach + 1, tiles, (int64_t)q[3] + 1) - 1;
+        while (first <= last && am_att_tile_view(t, qt, first) == AM_ATT_NONE) first++;
+        while (first <= last && am_att_tile_view(t, qt, last) == AM_ATT_NONE) last--;
+        t->keys_seen[2 * qt] = (int32_t)first;
+        t->keys_seen[2 * qt + 1] = (int32_t)last;
+        for (int64_t kt = first; kt <= last; kt++) {
+            if (am_att_tile_view(t, qt, kt) == AM_ATT_NONE) continue;
+            if (t->seen_by[2 * kt + 1] < 0) t->seen_by[2 * kt] = (int32_t)qt;
+            t->seen_by[2 * kt + 1] = (int32_t)qt;
+        }
+    }
+}
+
+/* ---- phases -------------------------------------------------------------------------------------- */
 
 /* What the threads of a call share. */
 typedef struct att_team {
     const am_att *t;
     const am_simd *s;
     const att_ws *w;
-    units keys, queries;
-    atomic_llong packing, by_key, by_query;
+    bool backward;
+    int64_t key_tiles, query_tiles;
+    atomic_llong packing, units;
 } att_team;
 
-static void forward_team(att_team *m, int tid, int threads)
+/* query heads of a kv head */
+static void heads_of(const am_att *t, int64_t kv, int64_t *begin, int64_t *end)
 {
-    char *scratch = m->w->scratch + (size_t)tid * m->w->scratch_bytes;
-    int64_t tile, head;
-    while (next_unit(&m->packing, &m->keys, &tile, &head)) m->s->att_pack(m->t, head, tile, false);
-#pragma omp barrier
-    while (next_unit(&m->by_query, &m->queries, &tile, &head))
-        m->s->att_forward(m->t, m->queries.tiles - 1 - tile, head, scratch);
+    *begin = am_max_i64((t->kv_begin + kv) * t->group - t->head_begin, 0);
+    *end = am_min_i64((t->kv_begin + kv + 1) * t->group - t->head_begin, t->heads);
 }
 
-static void backward_team(att_team *m, int tid, int threads)
+static void pack_all(att_team *m)
 {
+    const am_att *t = m->t;
+    for (int64_t at; (at = atomic_fetch_add_explicit(&m->packing, 1, memory_order_relaxed)) <
+                     m->key_tiles * t->kv_heads;) {
+        int64_t tile = at / t->kv_heads, kv = at % t->kv_heads, begin, end;
+        heads_of(t, kv, &begin, &end);
+        bool seen = t->seen_by[2 * tile + 1] >= 0 && begin < end;
+        if (seen)
+            m->s->att_pack(t, kv, tile, m->backward);
+        else if (m->backward)
+            m->s->att_bwd_keys(t, tile, kv, false);
+    }
+}
+
+/* The unit before (tile, head) at key tile kt: the head before of the same kv head, else the last head at the
+ * next later tile whose stretch holds kt; false: there is none. */
+static bool unit_before(const am_att *t, int64_t tile, int64_t head, int64_t kt, int64_t *before)
+{
+    int64_t begin, end, latest = t->seen_by[2 * kt + 1];
+    heads_of(t, (t->head_begin + head) / t->group - t->kv_begin, &begin, &end);
+    *before = tile * t->heads + head - 1;
+    if (head > begin) return true;
+    for (int64_t qt = tile + 1; qt <= latest; qt++)
+        if (t->keys_seen[2 * qt] <= kt && kt <= t->keys_seen[2 * qt + 1]) {
+            *before = qt * t->heads + end - 1;
+            return true;
+        }
+    return false;
+}
+
+static void wait_for(atomic_int *progress, int64_t key_tile)
+{
+    for (int spins = 0; atomic_load_explicit(progress, memory_order_acquire) <= key_tile; spins++)
+        if (spins > 200) (void)sched_yield();
+}
+
+/* One tile of queries of one head, over its key tiles from first to last.  dk and dv of a key tile are sums
+ * over units from the last query tile to the first and over heads in their order; units are dealt out in the
+ * same order, so the one waited for is always at work already or done.  The first one begins the sums, the
+ * last one stores them. */
+static void backward_unit(att_team *m, int64_t tile, int64_t head, void *scratch)
+{
+    const am_att *t = m->t;
+    int64_t kv = (t->head_begin + head) / t->group - t->kv_begin, begin, end, before;
+    atomic_int *progress = m->w->progress;
+    heads_of(t, kv, &begin, &end);
+    m->s->att_bwd_begin(t, tile, head, scratch);
+    for (int64_t kt = t->keys_seen[2 * tile]; kt <= t->keys_seen[2 * tile + 1]; kt++) {
+        bool sees = am_att_tile_view(t, tile, kt) != AM_ATT_NONE;
+        if (sees) m->s->att_bwd_tile(t, tile, kt, head, scratch);
+        if (unit_before(t, tile, head, kt, &before)) wait_for(&progress[before], kt);
+        const int32_t *by = t->seen_by + 2 * kt;
+        if (sees) m->s->att_bwd_add(t, tile, kt, head, tile == by[1] && head == begin, scratch);
+        if (tile == by[0] && head == end - 1) m->s->att_bwd_keys(t, kt, kv, true);
+        atomic_store_explicit(&progress[tile * t->heads + head], (int)kt + 1, memory_order_release);
+    }
+    m->s->att_bwd_end(t, tile, head, scratch);
+}
+
+/* units: tiles × heads, longest work first where attention is causal */
+static void team(att_team *m, int tid)
+{
+    const am_att *t = m->t;
     char *scratch = m->w->scratch + (size_t)tid * m->w->scratch_bytes;
-    int64_t tile, head, begin, end;
-    am_cpu_part(m->t->nq * m->t->heads, 16, threads, tid, &begin, &end);
-    m->s->att_delta(m->t, begin, end);
-    while (next_unit(&m->packing, &m->keys, &tile, &head)) m->s->att_pack(m->t, head, tile, true);
+    pack_all(m);
 #pragma omp barrier
-    while (next_unit(&m->by_key, &m->keys, &tile, &head)) m->s->att_backward_kv(m->t, tile, head, scratch);
-    while (next_unit(&m->by_query, &m->queries, &tile, &head))
-        m->s->att_backward_q(m->t, m->queries.tiles - 1 - tile, head, scratch);
+    for (int64_t at;
+         (at = atomic_fetch_add_explicit(&m->units, 1, memory_order_relaxed)) < m->query_tiles * t->heads;) {
+        int64_t tile = m->query_tiles - 1 - at / t->heads, head = at % t->heads;
+        if (m->backward)
+            backward_unit(m, tile, head, scratch);
+        else
+            m->s->att_forward(t, tile, head, scratch);
+    }
 }
 
 static void run_team(const am_att *t, const am_simd *s, const att_ws *w, bool backward, int threads)
 {
-    void (*team)(att_team *, int, int) = backward ? backward_team : forward_team;
     att_team m = {.t = t,
                   .s = s,
                   .w = w,
-                  .keys = {am_ceil_div(t->nk, AM_ATT_BK), t->kv_heads},
-                  .queries = {am_ceil_div(t->nq, AM_ATT_BQ), t->heads}};
+                  .backward = backward,
+                  .key_tiles = am_ceil_div(t->nk, AM_ATT_BK),
+                  .query_tiles = am_ceil_div(t->nq, AM_ATT_BQ)};
     key_ranges(t);
     query_ranges(t);
+    tile_views(t, w->reach);
+    for (int64_t i = 0; backward && i < m.query_tiles * t->heads; i++) atomic_init(&w->progress[i], 0);
     if (threads == 1) { /* libgomp asks for memory for every region of one thread */
-        team(&m, 0, 1);
+        team(&m, 0);
         return;
     }
 #pragma omp parallel num_threads(threads)
-    team(&m, omp_get_thread_num(), omp_get_num_threads());
+    team(&m, omp_get_thread_num());
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------- */

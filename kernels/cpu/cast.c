@@ -4,15 +4,17 @@
 
 #include <string.h>
 
+#define STREAM_BYTES (4 << 20) /* an output of this size leaves the caches anyway */
+
 #define AM_BODY "cast.inc"
 #include "kernels_cpu_each.h"
 
 AM_CPU_RANGES(to_f64);
 AM_CPU_RANGES(to_f32);
-static const am_cpu_range_fn to_bf16_ranges[3][3] = {
-    {NULL, NULL, NULL},
-    {to_bf16_f32_portable, to_bf16_f32_avx2, to_bf16_f32_avx512},
-    {to_bf16_bf16_portable, to_bf16_bf16_avx2, to_bf16_bf16_avx512}};
+static const am_cpu_range_table to_bf16_ranges = {
+    {NULL, NULL, NULL, NULL},
+    {to_bf16_f32_portable, to_bf16_f32_avx2, to_bf16_f32_avx512, to_bf16_f32_avx512_bf16},
+    {to_bf16_bf16_portable, to_bf16_bf16_avx2, to_bf16_bf16_avx512, to_bf16_bf16_avx512_bf16}};
 
 static bool is_real(am_dtype t)
 {

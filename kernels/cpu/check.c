@@ -35,6 +35,8 @@ static bool dtype_fits(char type, am_dtype t, am_dtype real)
     switch (type) {
     case 'r':
         return t == real;
+    case 'p':
+        return t == real || t == am_cpu_wide(real);
     case 'w':
         return t == am_cpu_wide(real);
     case 'i':

@@ -12,7 +12,7 @@ AM_CPU_RANGES(softcap);
 AM_CPU_RANGES(softcap_bwd);
 
 static am_status run(const am_kernel_call *c, const char *op, const char *signature, am_dtype real,
-                     const am_cpu_range_fn ranges[3][3])
+                     const am_cpu_range_table ranges)
 {
     am_status st = AM_OK;
     am_cpu_dims dims;

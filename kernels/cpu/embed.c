@@ -28,17 +28,22 @@ done:
 static void copy_rows(const am_kernel_call *c, int64_t begin, int64_t end)
 {
     const int32_t *ids = c->in[0].data;
-    size_t row = (size_t)c->in[1].dim[1] * am_dtype_bytes(c->in[1].dtype);
-    for (int64_t t = begin; t < end; t++)
-        memcpy((char *)c->out[0].data + (size_t)t * row, (const char *)c->in[1].data + (size_t)ids[t] * row,
-               row);
+    const int64_t d = c->in[1].dim[1];
+    const size_t from = (size_t)d * am_dtype_bytes(c->in[1].dtype), to = (size_t)d * am_dtype_bytes(c->out[0].dtype);
+    for (int64_t t = begin; t < end; t++) {
+        const char *row = (const char *)c->in[1].data + (size_t)ids[t] * from;
+        char *y = (char *)c->out[0].data + (size_t)t * to;
+        if (from == to) memcpy(y, row, to);
+        else
+            for (int64_t i = 0; i < d; i++) ((uint16_t *)y)[i] = am_f32_to_bf16(((const float *)row)[i]);
+    }
 }
 
 static am_status run_embed(const am_kernel_call *c, am_dtype real)
 {
     am_status st = AM_OK;
     am_cpu_dims dims;
-    AM_TRY(am_cpu_check(c, "embed", "ids:i[N] table:r[V,D] > y:r[N,D]", real, &dims));
+    AM_TRY(am_cpu_check(c, "embed", "ids:i[N] table:p[V,D] > y:r[N,D]", real, &dims));
     AM_TRY(check_ids(c, "embed", &c->in[0], dims.of['V']));
     am_cpu_for(c, dims.of['N'], 1, 2 * dims.of['D'] * (int64_t)am_dtype_bytes(real), copy_rows);
 done:

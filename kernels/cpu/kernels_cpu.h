@@ -1,5 +1,5 @@
 /* kernels_cpu: what the files of this folder share.  Read in this order: the list of rows; the operand check; how
- * work is cut among threads; how one source body becomes nine functions (3 types × 3 instruction sets).
+ * work is cut among threads; how one source body becomes eleven functions (types × instruction sets).
  *
  * An operator file has a body (`<family>.inc`, range functions written once in terms of `elem`, `real`, LOAD, STORE)
  * and a .c file that includes it through "kernels_cpu_each.h", checks operands and publishes the row.
@@ -32,7 +32,7 @@ typedef struct am_cpu_dims { int64_t of[128]; } am_cpu_dims;
 
 /** Check number, types and shapes of the operands of `op` and return the sizes.
  *  signature: "ids:i[N] table:r[V,D] bias:r[O]? > y:r[N,D]": operands before > are in[], behind it out[]; `?` optional.
- *  Types: r = the compute dtype `real`; w = f32* (f64 when real is f64); i = i32; d = f64; x = any.
+ *  Types: r = the compute dtype `real`; w = f32* (f64 when real is f64); p = r or w; i = i32; d = f64; x = any.
  *  Shapes: a letter is bound at its first use and compared afterwards.  A tensor of higher rank than the signature has
  *  its leading dimensions folded into the first letter ([N,H,d] fits [M,d] with M = N·H); `.` as last letter takes the
  *  product of all remaining dimensions and binds it ("x:x[N,.]").
@@ -59,19 +59,21 @@ void am_cpu_part(int64_t n, int64_t granule, int parts, int index, int64_t *begi
 
 /* ---- types and instruction sets ------------------------------------------------------------------ */
 
+#define AM_CPU_CAT2_(a, b) a##_##b
+#define AM_CPU_CAT2(a, b) AM_CPU_CAT2_(a, b)
 #define AM_CPU_CAT3_(a, b, c) a##_##b##_##c
 #define AM_CPU_CAT3(a, b, c) AM_CPU_CAT3_(a, b, c)
 
-/* After "kernels_cpu_each.h" compiled a body that defines FN(op): the nine functions as a table [type][isa]. */
+/* After "kernels_cpu_each.h" compiled a body that defines FN(op): the eleven functions as a table [type][isa]. */
+typedef am_cpu_range_fn am_cpu_range_table[3][AM_ISA_COUNT];
 #define AM_CPU_RANGES(op)                                                                                \
-    static const am_cpu_range_fn op##_ranges[3][3] = {                                                   \
-        {op##_f64_portable, op##_f64_avx2, op##_f64_avx512},                                             \
-        {op##_f32_portable, op##_f32_avx2, op##_f32_avx512},                                             \
-        {op##_bf16_portable, op##_bf16_avx2, op##_bf16_avx512}}
-static inline am_cpu_range_fn am_cpu_pick(const am_cpu_range_fn ranges[3][3], am_dtype real)
+    static const am_cpu_range_table op##_ranges = {                                                      \
+        {op##_f64_portable, op##_f64_avx2, op##_f64_avx512, op##_f64_avx512},                            \
+        {op##_f32_portable, op##_f32_avx2, op##_f32_avx512, op##_f32_avx512_bf16},                       \
+        {op##_bf16_portable, op##_bf16_avx2, op##_bf16_avx512, op##_bf16_avx512_bf16}}
+static inline am_cpu_range_fn am_cpu_pick(const am_cpu_range_table ranges, am_dtype real)
 {
-    am_isa isa = am_kernels_cpu_isa();
-    return ranges[real == AM_F64 ? 0 : real == AM_F32 ? 1 : 2][isa > AM_ISA_AVX512 ? AM_ISA_AVX512 : isa];
+    return ranges[real == AM_F64 ? 0 : real == AM_F32 ? 1 : 2][am_kernels_cpu_isa()];
 }
 
 /* Row of an operator whose three types share `static am_status run(const am_kernel_call *, am_dtype real)`. */

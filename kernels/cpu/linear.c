@@ -43,6 +43,13 @@ static am_gemm_operand rows_across_k(const am_tensor *t, int64_t width)
     return (am_gemm_operand){.data = t->data, .dtype = t->dtype, .stride = width, .k_contiguous = false};
 }
 
+/* w of a bf16 product may stand in fp32: it is rounded while it is packed */
+static am_gemm_operand rounded(am_gemm_operand w, am_dtype real)
+{
+    w.rounds = w.dtype != real;
+    return w;
+}
+
 /* ---- y = x·wᵀ + bias ----------------------------------------------------------------------------- */
 
 static void linear_f64(const am_kernel_call *call, const sizes *z)
@@ -63,7 +70,7 @@ static am_status run_linear(const am_kernel_call *call, am_dtype real)
 {
     am_status st = AM_OK;
     am_cpu_dims d;
-    AM_TRY(am_cpu_check(call, "linear", "x:r[N,I] w:r[O,I] bias:r[O]? > y:r[N,O]", real, &d));
+    AM_TRY(am_cpu_check(call, "linear", "x:r[N,I] w:p[O,I] bias:r[O]? > y:r[N,O]", real, &d));
     sizes z = {d.of['N'], d.of['I'], d.of['O']};
     if (real == AM_F64) {
         linear_f64(call, &z);
@@ -73,7 +80,7 @@ static am_status run_linear(const am_kernel_call *call, am_dtype real)
                  .n = z.o,
                  .k = z.i,
                  .a = rows_along_k(&call->in[0], z.i),
-                 .b = rows_along_k(&call->in[1], z.i),
+                 .b = rounded(rows_along_k(&call->in[1], z.i), real),
                  .c = call->out[0].data,
                  .c_dtype = real,
                  .ldc = z.o,
@@ -107,7 +114,7 @@ static am_status run_linear_dx(const am_kernel_call *call, am_dtype real)
 {
     am_status st = AM_OK;
     am_cpu_dims d;
-    AM_TRY(am_cpu_check(call, "linear_dx", "dy:r[N,O] w:r[O,I] > dx:r[N,I] +", real, &d));
+    AM_TRY(am_cpu_check(call, "linear_dx", "dy:r[N,O] w:p[O,I] > dx:r[N,I] +", real, &d));
     sizes z = {d.of['N'], d.of['I'], d.of['O']};
     if (real == AM_F64) {
         linear_dx_f64(call, &z);
@@ -117,7 +124,7 @@ static am_status run_linear_dx(const am_kernel_call *call, am_dtype real)
                  .n = z.i,
                  .k = z.o,
                  .a = rows_along_k(&call->in[0], z.o),
-                 .b = rows_across_k(&call->in[1], z.i),
+                 .b = rounded(rows_across_k(&call->in[1], z.i), real),
                  .c = call->out[0].data,
                  .c_dtype = real,
                  .ldc = z.i,

@@ -27,7 +27,7 @@ typedef enum direction { FORWARD, BACKWARD, BOTH } direction;
 typedef struct ce {
     int64_t n, d, v, offset;
     double softcap;
-    am_dtype real;
+    am_dtype real, w_dtype;
     const void *h, *w;
     const int32_t *labels;
     void *lse, *target; /* forward: out; backward: lse is in */
@@ -118,9 +118,9 @@ done:
 }
 
 static const char *const signature[] = {
-    [FORWARD] = "h:r[N,D] w:r[V,D] labels:i[N] > lse:w[N] target:w[N]",
-    [BACKWARD] = "h:r[N,D] w:r[V,D] labels:i[N] lse:w[N] dlogp:w[N] > dh:r[N,D]? dw:w[V,D]? +",
-    [BOTH] = "h:r[N,D] w:r[V,D] labels:i[N] dlogp:w[N] > lse:w[N] target:w[N] dh:r[N,D] dw:w[V,D]? +",
+    [FORWARD] = "h:r[N,D] w:p[V,D] labels:i[N] > lse:w[N] target:w[N]",
+    [BACKWARD] = "h:r[N,D] w:p[V,D] labels:i[N] lse:w[N] dlogp:w[N] > dh:r[N,D]? dw:w[V,D]? +",
+    [BOTH] = "h:r[N,D] w:p[V,D] labels:i[N] dlogp:w[N] > lse:w[N] target:w[N] dh:r[N,D]? dw:w[V,D]? +",
 };
 
 static am_status fill(const am_kernel_call *call, const char *op, am_dtype real, direction to, ce *c)
@@ -134,6 +134,7 @@ static am_status fill(const am_kernel_call *call, const char *op, am_dtype real,
               .offset = call->attrs->offset,
               .softcap = call->attrs->softcap,
               .real = real,
+              .w_dtype = call->in[1].dtype,
               .h = call->in[0].data,
               .w = call->in[1].data,
               .labels = call->in[2].data,
@@ -245,16 +246,24 @@ static am_gemm_operand operand(const ce *c, const void *data, int64_t stride, bo
     return (am_gemm_operand){.data = data, .dtype = c->real, .stride = stride, .k_contiguous = k_contiguous};
 }
 
+/* rows of w from entry v on; fp32 is rounded to the compute dtype while it is packed */
+static am_gemm_operand weights(const ce *c, int64_t v, bool k_contiguous)
+{
+    am_gemm_operand w = operand(c, (const char *)c->w + (size_t)(v * c->d) * am_dtype_bytes(c->w_dtype), c->d, k_contiguous);
+    w.dtype = c->w_dtype;
+    w.rounds = c->w_dtype != c->real;
+    return w;
+}
+
 /* logits[rows][columns] of gathered rows [row, row + rows) and entries [v, v + n) */
 static void logits_of(const ce *c, int64_t row, int64_t rows, int64_t v, int64_t n, int tid, int threads)
 {
-    const char *w = (const char *)c->w + (size_t)(v * c->d) * item_bytes(c);
     const char *h = (const char *)c->hs + (size_t)(row * c->d) * item_bytes(c);
     am_gemm g = {.m = rows,
                  .n = n,
                  .k = c->d,
                  .a = operand(c, h, c->d, true),
-                 .b = operand(c, w, c->d, true),
+                 .b = weights(c, v, true),
                  .c = c->logits,
                  .c_dtype = AM_F32,
                  .ldc = c->columns};
@@ -309,7 +318,6 @@ static void backward_rows(const ce *c, const am_simd *s, int64_t v, int64_t n, i
 /* What dlogits of these rows and entries give dw and dh; dw goes on where earlier rows have been, dh where earlier entries have. */
 static void gradients_of(const ce *c, int64_t row, int64_t rows, int64_t v, int64_t n, int tid, int threads)
 {
-    const char *w = (const char *)c->w + (size_t)(v * c->d) * item_bytes(c);
     const char *h = (const char *)c->hs + (size_t)(row * c->d) * item_bytes(c);
     if (c->dw) {
         am_gemm g = {.m = n,
@@ -328,7 +336,7 @@ static void gradients_of(const ce *c, int64_t row, int64_t rows, int64_t v, int6
                      .n = c->d,
                      .k = n,
                      .a = operand(c, c->dlogits, c->stride, true),
-                     .b = operand(c, w, c->d, false),
+                     .b = weights(c, v, false),
                      .c = c->dhs + row * c->d,
                      .c_dtype = AM_F32,
                      .ldc = c->d,
@@ -341,17 +349,19 @@ static am_status scatter(const ce *c, int64_t begin, int64_t end)
 {
     am_status st = AM_OK;
     size_t row = (size_t)c->d * item_bytes(c);
-    for (int64_t i = begin; i < end; i++)
+    for (int64_t i = begin; c->dh && i < end; i++)
         AM_TRY(
             am_convert(c->dhs + i * c->d, AM_F32, (char *)c->dh + (size_t)c->rows[i] * row, c->real, c->d));
 done:
     return st;
 }
 
-/* What is zero where no row reaches it. */
-static void begin_gradients(const ce *c, int tid, int threads)
+/* This thread's supervised rows are gathered; zeros stand where no row reaches a gradient. */
+static void begin_gradients(const ce *c, int tid, int threads, int64_t *begin, int64_t *end)
 {
     int64_t from, to;
+    am_cpu_part(c->num_rows, 1, threads, tid, begin, end);
+    gather(c, *begin, *end);
     am_cpu_part(c->n, 1, threads, tid, &from, &to);
     if (c->dh)
         memset((char *)c->dh + (size_t)(from * c->d) * item_bytes(c), 0,
@@ -359,15 +369,13 @@ static void begin_gradients(const ce *c, int tid, int threads)
     am_cpu_part(c->v, 1, threads, tid, &from, &to);
     if (c->dw && !c->accumulate && c->num_rows == 0)
         memset((float *)c->dw + from * c->d, 0, (size_t)((to - from) * c->d) * 4);
+#pragma omp barrier
 }
 
 static am_status backward_team(const ce *c, const am_simd *s, int tid, int threads)
 {
     int64_t begin, end;
-    am_cpu_part(c->num_rows, 1, threads, tid, &begin, &end);
-    gather(c, begin, end);
-    begin_gradients(c, tid, threads);
-#pragma omp barrier
+    begin_gradients(c, tid, threads, &begin, &end);
     for (int64_t v = 0; v < c->v && c->num_rows; v += c->columns) {
         int64_t n = am_min_i64(c->columns, c->v - v);
         logits_of(c, 0, c->num_rows, v, n, tid, threads);
@@ -375,30 +383,24 @@ static am_status backward_team(const ce *c, const am_simd *s, int tid, int threa
 #pragma omp barrier
         gradients_of(c, 0, c->num_rows, v, n, tid, threads);
     }
-    return c->dh ? scatter(c, begin, end) : AM_OK;
+    return scatter(c, begin, end);
 }
 
 /* ---- both ---------------------------------------------------------------------------------------- */
 
-/* Row i of the chunk at `row`: logits → lse, target, and dlogits in their place (a bf16 row lies in the first half of its
- * fp32 row, behind the reads). */
+/* Row i of the chunk at `row`: logits → lse, target, and dlogits in their place. */
 static void both_row(const ce *c, const am_simd *s, int64_t row, int64_t i)
 {
-    float *x = c->logits + i * c->columns, top = -INFINITY, sum = 0;
+    float *x = c->logits + i * c->columns;
     int64_t t = c->rows[row + i], label = c->labels[t] - c->offset;
-    s->ce_row(x, c->v, 0, &top, &sum);
-    ((float *)c->lse)[t] = top + logf(sum);
     ((float *)c->target)[t] = x[label];
-    s->ce_grad_row(x, c->v, 0, top + logf(sum), ((const float *)c->dlogp)[t], label, x, c->real);
+    ((float *)c->lse)[t] = s->ce_both_row(x, c->v, ((const float *)c->dlogp)[t], label, c->real);
 }
 
 static am_status both_team(const ce *c, const am_simd *s, int tid, int threads)
 {
     int64_t begin, end;
-    am_cpu_part(c->num_rows, 1, threads, tid, &begin, &end);
-    gather(c, begin, end);
-    begin_gradients(c, tid, threads);
-#pragma omp barrier
+    begin_gradients(c, tid, threads, &begin, &end);
     for (int64_t row = 0; row < c->num_rows; row += c->chunk) {
         int64_t rows = am_min_i64(c->chunk, c->num_rows - row), from, to;
         logits_of(c, row, rows, 0, c->v, tid, threads);

@@ -36,7 +36,7 @@ done:
 
 /* bias_db and rmsnorm_dw: blocks of rows, then columns */
 static am_status sum_columns(const am_kernel_call *c, const char *op, const char *signature, am_dtype real,
-                             const am_cpu_range_fn ranges[3][3])
+                             const am_cpu_range_table ranges)
 {
     am_status st = AM_OK;
     am_cpu_dims dims;

@@ -27,6 +27,7 @@ typedef struct am_pack {
     bool k_contiguous; /* src is [width][k], neighbours along k adjacent; else [k][width] */
     int64_t stride;    /* elements between the rows of src */
     int64_t valid, k;  /* width that exists (any number: successive panels), and k */
+    bool rounds;       /* F32 numbers are rounded to bf16, also where a unit is one fp32 number; b only */
 } am_pack;
 
 /* Where a micro-kernel finds the units of its rows of a: row i, unit u at p + i·row + u·unit (bytes).  Packed
@@ -65,8 +66,8 @@ typedef struct am_block {
 
 /* ---- attention ----------------------------------------------------------------------------------- */
 
-#define AM_ATT_BQ 48 /* queries of a tile; a multiple of AM_SIMD_MR */
-#define AM_ATT_BK 64 /* keys of a tile; a multiple of every nr */
+#define AM_ATT_BQ 64 /* queries of a tile: its columns; a multiple of every nr */
+#define AM_ATT_BK 64 /* keys of a tile: its rows; even */
 
 typedef struct am_att {
     int64_t nq, nk, heads, kv_heads, d, dv;
@@ -79,14 +80,24 @@ typedef struct am_att {
     void *out_o, *dq, *dk, *dv_out;
     void *lse; /* [nq, heads] f32*; out in forward, in in backward */
     bool pairs;
-    /* made by the first phase */
-    uint32_t *kt, *vt, *kc; /* per (kv head, key tile): K as keys×d, V (forward [keys][dv], backward keys×dv),
-                               K as [keys][d] */
-    size_t kt_units, vt_units, kc_units; /* of one (kv head, key tile) */
-    float *delta;                        /* [nq, heads]: Σ do·o */
-    int32_t *key_range;                  /* per key tile: min, max of k_idx */
+    /* made before the first phase */
+    int32_t *key_range;   /* per key tile: min, max of k_idx */
     int32_t *query_range; /* per query tile: min and max of the first index seen, min and max of the last */
+    int32_t *keys_seen;   /* per query tile: first and last key tile that it sees anything of; first > last: none */
+    int32_t *seen_by;     /* per key tile: first and last query tile that sees anything of it */
+    /* made by the first phase, per (kv head, key tile) */
+    uint32_t *turned; /* V (forward) or K (backward) as [dv or d][keys], operand a */
+    size_t turned_units;
+    /* backward: fp32 sums of dk [keys][ld_dk] and dv [keys][ld_dv], per (kv head, key tile) */
+    float *sums;
+    int64_t ld_dk, ld_dv;
 } am_att;
+
+static inline float *am_att_sums(const am_att *t, int64_t kv, int64_t key_tile)
+{
+    int64_t at = kv * am_ceil_div(t->nk, AM_ATT_BK) + key_tile;
+    return t->sums + (size_t)at * (size_t)(AM_ATT_BK * (t->ld_dk + t->ld_dv));
+}
 
 /* first and last index that query i sees; an empty interval when the document starts behind the query */
 static inline void am_att_bounds(const am_att *t, int64_t i, int32_t *lo, int32_t *hi)
@@ -109,7 +120,7 @@ static inline am_att_view am_att_tile_view(const am_att *t, int64_t query_tile, 
 /* ---- one table per instruction set --------------------------------------------------------------- */
 
 typedef struct am_simd {
-    int nr;
+    int nr, lanes;                  /* columns of a micro-tile, of a vector */
     bool pairs;                     /* multiplies bf16 pairs */
     void (*pack)(const am_pack *p); /* ceil(valid / width) successive panels */
     void (*block)(const am_block *b);
@@ -117,9 +128,14 @@ typedef struct am_simd {
     size_t (*att_scratch)(int64_t d, int64_t dv, bool backward); /* bytes per thread */
     void (*att_pack)(const am_att *t, int64_t kv, int64_t tile, bool backward);
     void (*att_forward)(const am_att *t, int64_t tile, int64_t head, void *scratch);
-    void (*att_delta)(const am_att *t, int64_t begin, int64_t end); /* range of nq·heads */
-    void (*att_backward_kv)(const am_att *t, int64_t tile, int64_t kv, void *scratch);
-    void (*att_backward_q)(const am_att *t, int64_t tile, int64_t head, void *scratch);
+    /* One unit of backward, a tile of queries of one head: begin, then for key tiles in any order att_bwd_tile
+     * (adds to dq) followed by att_bwd_add (adds to the sums of dk and dv, or begins them), then end. */
+    void (*att_bwd_begin)(const am_att *t, int64_t tile, int64_t head, void *scratch);
+    void (*att_bwd_tile)(const am_att *t, int64_t tile, int64_t key_tile, int64_t head, void *scratch);
+    void (*att_bwd_add)(const am_att *t, int64_t tile, int64_t key_tile, int64_t head, bool first, void *scratch);
+    void (*att_bwd_end)(const am_att *t, int64_t tile, int64_t head, void *scratch);
+    /* dk and dv of a key tile from its sums; zero without any */
+    void (*att_bwd_keys)(const am_att *t, int64_t key_tile, int64_t kv, bool any);
 
     /* One row of logits: raise *max and rescale *sum so that lse = max + log(sum) over everything seen so
      * far. softcap != 0 replaces the row by c·tanh(x/c) first. */
@@ -127,6 +143,9 @@ typedef struct am_simd {
     /* dlogits of one row: scale·(1[i = label] − exp(x − lse)), label < 0: none here.  out: F32 or BF16. */
     void (*ce_grad_row)(const float *logits, int64_t n, float softcap, float lse, float scale, int64_t label,
                         void *out, am_dtype out_dtype);
+    /* Both for a row that is complete, without softcap and with its label: returns lse and leaves dlogits where
+     * the logits lay (BF16: in the first half of the row).  One exp an element. */
+    float (*ce_both_row)(float *logits, int64_t n, float scale, int64_t label, am_dtype out_dtype);
 } am_simd;
 
 extern const am_simd am_simd_portable, am_simd_avx2, am_simd_avx512, am_simd_avx512_bf16;
@@ -138,6 +157,7 @@ const am_simd *am_simd_get(void);
 typedef struct am_gemm_operand {
     const void *data;
     am_dtype dtype; /* F32 or BF16 */
+    bool rounds;    /* b in F32: stands for its numbers rounded to bf16, which is done on the way into the panels */
     int64_t stride;
     bool k_contiguous; /* a: [m][k], b: [n][k] with rows `stride` apart; else a: [k][m], b: [k][n] */
 } am_gemm_operand;
@@ -157,7 +177,8 @@ typedef struct am_gemm {
 size_t am_gemm_workspace(int64_t m, int64_t n, int64_t k);
 /** c = a·b (+ bias) (+ c).  Called by every thread of a team of `threads` inside one parallel region (tid =
  * 0…threads−1) with equal arguments; returns with c complete (ends with a barrier).  Every element is one sum
- * over k in a fixed order, blocked by k alone: results do not depend on threads, m or n, bit for bit. */
+ * over k in a fixed order, blocked by k alone: results do not depend on threads, m or n, bit for bit.  Where a
+ * is read in place and c has columns enough, threads meet at the end only; otherwise twice a block. */
 void am_gemm_team(const am_gemm *g, int tid, int threads, void *workspace);
 
 /* ---- workspace ----------------------------------------------------------------------------------- */

@@ -9,7 +9,7 @@
 #include "simd_ce.inc"
 
 const am_simd am_simd_portable = {
-    NR, false, pack, block,
-    att_scratch, att_pack, att_forward, att_delta, att_backward_kv, att_backward_q,
-    ce_row, ce_grad_row,
+    NR, W, false, pack, block,
+    att_scratch, att_pack, att_forward, att_bwd_begin, att_bwd_tile, att_bwd_add, att_bwd_end, att_bwd_keys,
+    ce_row, ce_grad_row, ce_both_row,
 };

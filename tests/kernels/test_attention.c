@@ -1,7 +1,7 @@
 /* test_attention: forward and backward against PyTorch (heavy_reference.h) and against a naive definition
  * with the whole score matrix; gradients by finite differences in f64; the properties that context
  * parallelism, tensor parallelism and packing rest on (keys in parts, heads in parts, shuffled tokens);
- * threads; refusals.
+ * threads; closed forms; workspace; refusals.
  *
  * Tolerances, all values being at most 1: f64 1e-10 (1e-12 for PyTorch's short rows); f32 2e-5: about 20
  * roundings of 2^-24 on scores up to 100, as relative errors of probabilities; bf16: probabilities and score
@@ -388,6 +388,57 @@ static void test_attention__shuffled_tokens_with_their_indices(void **state)
     compare(p);
 }
 
+/* the same bits for any number of threads, every number twice: units of backward wait for each other */
+static void bits_here(void *context)
+{
+    static const int threads[] = {1, 2, 3, 4, 7, 2, 3, 4, 7};
+    const kt_case *k = context;
+    for (int type = 1; type < 3; type++) {
+        char *first = NULL, *got;
+        size_t bytes;
+        for (size_t i = 0; i < sizeof threads / sizeof *threads; i++) {
+            assert_int_equal(kt_call(k, ht_reals[type], threads[i], false, &got, &bytes), AM_OK);
+            if (first && memcmp(first, got, bytes))
+                fail_msg("%s %s isa %s: %d threads give other bits than 1", k->op,
+                         am_dtype_name(ht_reals[type]), am_isa_name(am_kernels_cpu_isa()), threads[i]);
+            if (first) free(got);
+            if (!first) first = got;
+        }
+        free(first);
+    }
+}
+
+static void same_bits(problem p)
+{
+    solve(&p);
+    kt_case f = forward_case(&p), b = backward_case(&p);
+    ht_each_isa(bits_here, &f);
+    ht_each_isa(bits_here, &b);
+    release(&p);
+}
+
+/* indices as a context-parallel rank has them: of 4 equal pieces of the tokens, the first and the last are
+ * its queries, and the keys came from other ranks in another order */
+static problem make_pieces(int64_t n, int64_t window, int64_t doc)
+{
+    problem p = make(2 * n, 4 * n, 4, 2, 16, 16, window, doc);
+    static const int order[] = {2, 0, 3, 1};
+    for (int64_t i = 0; i < 2 * n; i++) {
+        p.q_idx[i] = (int32_t)(i < n ? i : i + 2 * n);
+        p.doc[i] = doc ? (int32_t)(p.q_idx[i] / doc * doc) : 0;
+    }
+    for (int64_t j = 0; j < 4 * n; j++) p.k_idx[j] = (int32_t)(order[j / n] * n + j % n);
+    return p;
+}
+
+/* two rows of tokens that both need the keys at the front, and between them one that does not */
+static problem make_gap(void)
+{
+    problem p = make(192, 400, 1, 1, 64, 64, 40, 0);
+    for (int i = 0; i < 192; i++) p.q_idx[i] = i % 64 + (i / 64 == 1 ? 300 : 64);
+    return p;
+}
+
 static void test_attention__threads_change_no_bit(void **state)
 {
     problem p = make(150, 170, 6, 2, 24, 16, 60, 70);
@@ -396,6 +447,89 @@ static void test_attention__threads_change_no_bit(void **state)
     ht_bitwise(&f);
     ht_bitwise(&b);
     release(&p);
+    same_bits(make(330, 330, 6, 2, 16, 16, 0, 0)); /* six tiles both ways, the last one uneven */
+    same_bits(make(330, 330, 3, 3, 8, 8, 100, 130));
+    same_bits(make_pieces(70, 0, 0));
+    same_bits(make_pieces(70, 80, 65));
+    same_bits(make_gap());
+    p = make(200, 260, 4, 1, 16, 16, 0, 90);
+    p.attrs.softcap = 2.0;
+    same_bits(p);
+    p = make(190, 190, 5, 2, 16, 16, 0, 0); /* heads 4–8 of 9: kv head 1 has two of its three */
+    p.attrs.group = 3;
+    p.attrs.head_begin = 4;
+    p.attrs.kv_begin = 1;
+    same_bits(p);
+}
+
+/* pieces in another order, stretches of tiles with some in between that nobody sees, keys that nobody sees */
+static void test_attention__pieces_in_another_order(void **state)
+{
+    compare(make_pieces(70, 0, 0));
+    compare(make_pieces(70, 60, 0));
+    compare(make_pieces(33, 0, 50));
+    compare(make_gap());
+    problem p = make(130, 400, 2, 1, 8, 8, 0, 0);
+    for (int i = 0; i < 130; i++) p.q_idx[i] = i + 100; /* keys from 230 on are ahead of every query */
+    compare(p);
+    p = make(500, 500, 2, 1, 8, 8, 40, 90);
+    for (int j = 0; j < 500; j++) p.k_idx[j] = 499 - j;
+    compare(p);
+}
+
+/* ---- closed forms
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* Keys 0 and 1, values 0 and 1, query x: o = 1/(1 + e^-x), lse = log(1 + e^x), over the whole range of the
+ * exponential.  fp32, o: exp, sum, division 2^-23 each relative, and x·2^-24 on the way into the exponential
+ * where that is small: 1e-6.  lse: exp and log 2^-23 each, the sum of both 2^-24 of it: 3e-7.  bf16: o 2^-8
+ * for P and 2^-8 for o; lse is fp32. */
+static void two_keys_here(void *context)
+{
+    problem p = make(257, 2, 1, 1, 1, 1, 0, 0);
+    for (int i = 0; i < 257; i++) {
+        p.q_idx[i] = 1;
+        p.q[i] = (i - 128) / 2.0;
+    }
+    p.attrs.scale = 1;
+    for (int j = 0; j < 2; j++) p.k[j] = p.v[j] = j;
+    kt_case f = forward_case(&p);
+    for (int type = 1; type < 3; type++) {
+        double *got = ht_run(&f, ht_reals[type], 1, false), tol = type == 1 ? 1e-6 : 8e-3;
+        for (int i = 0; i < 257; i++) {
+            double x = p.q[i], o = 1 / (1 + exp(-x)), lse = fmax(x, 0) + log1p(exp(-fabs(x)));
+            if (fabs(got[i] / o - 1) > tol) fail_msg("o at %g: %.9g, expected %.9g", x, got[i], o);
+            if (fabs(got[257 + i] - lse) > 3e-7 * fmax(lse, 1))
+                fail_msg("lse at %g: %.9g, expected %.9g", x, got[257 + i], lse);
+        }
+        free(got);
+    }
+    release(&p);
+}
+static void test_attention__closed_form_of_two_keys(void **state) { ht_each_isa(two_keys_here, NULL); }
+
+static size_t workspace_of(const char *op, int64_t n, int threads)
+{
+    problem p = {.nq = n, .nk = n, .heads = 9, .kv = 3, .d = 64, .dv = 64};
+    kt_case k = op[9] ? backward_case(&p) : forward_case(&p);
+    am_kernel_call c = {.attrs = &k.attrs, .num_in = k.num_in, .num_out = k.num_out, .threads = threads};
+    for (int i = 0; i < k.num_in; i++) {
+        c.in[i].rank = k.in[i].rank;
+        memcpy(c.in[i].dim, k.in[i].dim, sizeof c.in[i].dim);
+    }
+    return am_kernels_cpu_find(op)->workspace(&c);
+}
+
+/* 4 bytes a key and kv head for each of d (forward), of 3·d (backward), a tenth more for what is kept of
+ * tiles; 1 MiB a thread */
+static void test_attention__workspace_grows_with_the_keys_alone(void **state)
+{
+    for (int64_t n = 1024; n <= 32768; n *= 2) {
+        size_t keys = (size_t)n * 3 * 64 * 4;
+        assert_true(workspace_of("attention", n, 2) <= keys * 11 / 10 + (2u << 20));
+        assert_true(workspace_of("attention_bwd", n, 2) <= keys * 33 / 10 + (2u << 20));
+        assert_true(workspace_of("attention_bwd", n, 64) <= keys * 33 / 10 + (64u << 20));
+    }
 }
 
 /* ---- finite differences in f64
@@ -481,6 +615,9 @@ int main(void)
         cmocka_unit_test(test_attention__keys_in_two_parts_join_by_lse),
         cmocka_unit_test(test_attention__shuffled_tokens_with_their_indices),
         cmocka_unit_test(test_attention__threads_change_no_bit),
+        cmocka_unit_test(test_attention__pieces_in_another_order),
+        cmocka_unit_test(test_attention__closed_form_of_two_keys),
+        cmocka_unit_test(test_attention__workspace_grows_with_the_keys_alone),
         cmocka_unit_test(test_attention_bwd__finite_differences),
         cmocka_unit_test(test_attention__nan_is_not_hidden),
         cmocka_unit_test(test_attention__refuses_heads_without_their_kv_head),

@@ -1,6 +1,10 @@
-/* The errors that kernels_cpu_math.h states for exp, tanh, erf, sine, cosine and bf16 rounding, against the C
- * library in double (its error, about 1e-16, does not show in float ulp). */
-#include "cpu/kernels_cpu_math.h"
+/* The errors that kernels_cpu_vec.h and kernels_cpu_math.h state for exp, tanh, erf, sine, cosine and bf16
+ * rounding, against the C library in double (its error, about 1e-16, does not show in float ulp); every
+ * instruction set of this machine gives the same bits. */
+#include "cpu/kernels_cpu.h"
+
+#define AM_BODY "../tests/kernels/vector_functions.inc"
+#include "cpu/kernels_cpu_each.h"
 
 #include <float.h>
 #include <setjmp.h>
@@ -19,59 +23,75 @@ static double ulps(float got, double exact)
     return fabs((double)got - exact) / ulp;
 }
 
-static float no_expf(float x)
+enum { BATCH = 4096 };
+typedef void (*map_fn)(const float *x, float *y, int64_t n);
+#define MAPS(f) {f##_f32_portable, f##_f32_avx2, f##_f32_avx512, f##_f32_avx512_bf16}
+
+/* f(x[0…n)) by every instruction set of this machine, n <= BATCH: equal bits, left in y */
+static void map_all(const map_fn f[AM_ISA_COUNT], const float *x, float *y, int64_t n)
 {
-    return am_cpu_expf(x);
+    static float other[BATCH];
+    f[0](x, y, n);
+    for (int isa = 1; isa <= (int)am_kernels_cpu_isa(); isa++) {
+        f[isa](x, other, n);
+        for (int64_t i = 0; i < n; i++)
+            if (am_cpu_float_bits(other[i]) != am_cpu_float_bits(y[i]) && !(isnan(y[i]) && isnan(other[i])))
+                fail_msg("at %a: %a portable, %a %s", x[i], y[i], other[i], am_isa_name((am_isa)isa));
+    }
 }
-static float no_tanhf(float x)
+static float one(const map_fn f[AM_ISA_COUNT], float x)
 {
-    return am_cpu_tanhf(x);
-}
-static float no_erff(float x)
-{
-    return am_cpu_erff(x);
+    float y;
+    map_all(f, &x, &y, 1);
+    return y;
 }
 
-/* every 97th float of both signs up to `limit` */
-static double worst(float (*f)(float), double (*exact)(double), float limit)
+/* every 211th float of both signs, infinity included; the last batch is not a whole number of vectors */
+static double worst(const map_fn f[AM_ISA_COUNT], double (*exact)(double))
 {
+    static float x[BATCH], y[BATCH];
     double max = 0;
-    for (uint32_t u = 0; u <= am_cpu_float_bits(limit); u += 97)
-        for (uint32_t sign = 0; sign < 2; sign++) {
-            float x = am_cpu_bits_float(u | sign << 31);
-            double e = ulps(f(x), exact((double)x));
-            if (e > max) max = e;
+    for (uint32_t sign = 0; sign < 2; sign++)
+        for (uint32_t u = 0; u < 0x7f800000u;) {
+            int64_t n = 0;
+            for (; n < BATCH && u < 0x7f800000u; n++, u += 211) x[n] = am_cpu_bits_float(u | sign << 31);
+            x[n - 1] = n < BATCH ? am_cpu_bits_float(0x7f800000u | sign << 31) : x[n - 1];
+            map_all(f, x, y, n);
+            for (int64_t i = 0; i < n; i++) max = fmax(max, ulps(y[i], exact((double)x[i])));
         }
+    const uint32_t nan[4] = {0x7fc00000u, 0xffc00000u, 0x7f800001u, 0xffffffffu};
+    for (int i = 0; i < 4; i++) assert_true(isnan(one(f, am_cpu_bits_float(nan[i]))));
     return max;
 }
 
 static void test_cpu_math__exp(void **state)
 {
-    double e = worst(no_expf, exp, 110.0f);
+    static const map_fn f[] = MAPS(map_exp);
+    double e = worst(f, exp);
     print_message("exp: %.3f ulp\n", e);
     assert_true(e <= 1.0);
-    assert_true(no_expf(-INFINITY) == 0 && isinf(no_expf(INFINITY)) && no_expf(0.0f) == 1.0f &&
-                isnan(no_expf(NAN)));
-    assert_true(isinf(no_expf(88.8f)) && isfinite(no_expf(88.7f)) && no_expf(-104.0f) == 0 &&
-                no_expf(-100.0f) > 0);
+    assert_true(one(f, -INFINITY) == 0 && isinf(one(f, INFINITY)) && one(f, 0.0f) == 1.0f);
+    assert_true(isinf(one(f, 88.73f)) && isfinite(one(f, 88.72f)));
+    assert_true(one(f, -104.0f) == 0 && one(f, -103.9f) > 0);
 }
 
 static void test_cpu_math__tanh(void **state)
 {
-    double e = worst(no_tanhf, tanh, 30.0f);
+    static const map_fn f[] = MAPS(map_tanh);
+    double e = worst(f, tanh);
     print_message("tanh: %.3f ulp\n", e);
     assert_true(e <= 1.5);
-    assert_true(no_tanhf(INFINITY) == 1 && no_tanhf(-INFINITY) == -1 && isnan(no_tanhf(NAN)) &&
-                no_tanhf(1e30f) == 1);
-    assert_true(signbit(no_tanhf(-0.0f)));
+    assert_true(one(f, INFINITY) == 1 && one(f, -INFINITY) == -1 && one(f, 1e30f) == 1);
+    assert_true(signbit(one(f, -0.0f)));
 }
 
 static void test_cpu_math__erf(void **state)
 {
-    double e = worst(no_erff, erf, 10.0f);
+    static const map_fn f[] = MAPS(map_erf);
+    double e = worst(f, erf);
     print_message("erf: %.3f ulp\n", e);
     assert_true(e <= 1.5);
-    assert_true(no_erff(INFINITY) == 1 && no_erff(-INFINITY) == -1 && isnan(no_erff(NAN)));
+    assert_true(one(f, INFINITY) == 1 && one(f, -INFINITY) == -1 && signbit(one(f, -0.0f)));
 }
 
 static void test_cpu_math__sincos(void **state)
@@ -86,12 +106,39 @@ static void test_cpu_math__sincos(void **state)
     assert_true(max <= 1e-13);
 }
 
+typedef void (*bf16_fn)(const float *x, uint16_t *y, int64_t n);
+
+static void bf16_all(const float *x)
+{
+    static const bf16_fn f[] = MAPS(map_bf16);
+    static uint16_t y[3 * BATCH] __attribute__((aligned(64)));
+    for (int isa = 0; isa <= (int)am_kernels_cpu_isa(); isa++) {
+        f[isa](x, y, BATCH);
+        for (int i = 0; i < 3 * BATCH; i++)
+            if (y[i] != am_f32_to_bf16(x[i % BATCH]))
+                fail_msg("bf16 of %a, %s, way %d: %04x, not %04x", x[i % BATCH], am_isa_name((am_isa)isa),
+                         i / BATCH, y[i], am_f32_to_bf16(x[i % BATCH]));
+    }
+}
+
+/* a sample of all floats, and every lower half (ties, denormals, NaN payloads) below some upper halves */
 static void test_cpu_math__bf16(void **state)
 {
+    static float x[BATCH];
+    uint64_t n = 0;
     for (uint64_t u = 0; u <= UINT32_MAX; u += 1021) {
-        float x = am_cpu_bits_float((uint32_t)u);
-        assert_int_equal(am_cpu_to_bf16(x), am_f32_to_bf16(x));
+        const float f = am_cpu_bits_float((uint32_t)u);
+        assert_int_equal(am_cpu_to_bf16(f), am_f32_to_bf16(f));
+        x[n++ % BATCH] = f;
+        if (n % BATCH == 0) bf16_all(x);
     }
+    const uint32_t upper[] = {0x0000, 0x0001, 0x007f, 0x0080, 0x3f80, 0x3f81, 0x7f7f, 0x7f80,
+                              0x7fff, 0x8000, 0x807f, 0x8080, 0xbf80, 0xff7f, 0xff80, 0xffff};
+    for (size_t h = 0; h < sizeof upper / sizeof *upper; h++)
+        for (uint32_t low = 0; low < 65536; low += BATCH) {
+            for (uint32_t i = 0; i < BATCH; i++) x[i] = am_cpu_bits_float(upper[h] << 16 | (low + i));
+            bf16_all(x);
+        }
     assert_int_equal(am_cpu_to_bf16(1.00390625f), 0x3f80); /* ties to even: 1 + 2^-8 down, 1 + 3·2^-8 up */
     assert_int_equal(am_cpu_to_bf16(1.01171875f), 0x3f82);
     assert_int_equal(am_cpu_to_bf16(FLT_MAX), 0x7f80);

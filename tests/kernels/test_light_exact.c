@@ -76,6 +76,39 @@ static void test_light_exact__cast(void **state)
     assert_int_equal(row->f32(&c), AM_ERR_SHAPE);
 }
 
+/* An output above the 4 MiB from which on cast stores past the caches, aligned to a cache line and not: the numbers of
+ * am_f32_to_bf16, nothing behind the end. */
+static void test_light_exact__cast_large(void **state)
+{
+    enum { N = (5 << 20) / 2 + 77, GUARD = 64 };
+    float *x = malloc(N * sizeof *x);
+    char *memory = aligned_alloc(64, (N * sizeof(uint16_t) + 4 * GUARD) / 64 * 64);
+    assert_non_null(x);
+    assert_non_null(memory);
+    for (int i = 0; i < N; i++) {
+        uint32_t u = (uint32_t)am_random_u64(8, 1, (uint64_t)i); /* any float: NaN and denormals too */
+        memcpy(&x[i], &u, sizeof u);
+    }
+    for (int isa = 0; isa <= (int)AM_ISA_AVX512_BF16; isa++)
+        for (int shift = 0; shift < 2; shift++) {
+            uint16_t *y = (uint16_t *)(memory + 2 * shift);
+            memset(memory, 0x5a, N * sizeof *y + 2 * GUARD);
+            am_attrs none = {0};
+            am_kernel_call c = {.attrs = &none, .num_in = 1, .num_out = 1, .threads = 2,
+                                .in[0] = {x, AM_F32, 1, {N}}, .out[0] = {y, AM_BF16, 1, {N}}};
+            setenv("AM_ISA", am_isa_name((am_isa)isa), 1);
+            assert_int_equal(am_kernels_cpu_find("cast")->bf16(&c), AM_OK);
+            for (int i = 0; i < N; i++)
+                if (y[i] != am_f32_to_bf16(x[i]))
+                    fail_msg("element %d, %s: %04x, not %04x", i, am_isa_name((am_isa)isa), y[i],
+                             am_f32_to_bf16(x[i]));
+            for (int i = 0; i < 32; i++) assert_int_equal(y[N + i], 0x5a5a);
+        }
+    unsetenv("AM_ISA");
+    free(x);
+    free(memory);
+}
+
 static void test_light_exact__fill(void **state)
 {
     static const double zeros[12] = {0};
@@ -332,7 +365,7 @@ int main(void)
         cmocka_unit_test(test_light_exact__sumsq),         cmocka_unit_test(test_light_exact__clip_coef),
         cmocka_unit_test(test_light_exact__loss),          cmocka_unit_test(test_light_exact__gather_scatter),
         cmocka_unit_test(test_light_exact__refusals),      cmocka_unit_test(test_light_exact__table),
-        cmocka_unit_test(test_light_exact__isa),
+        cmocka_unit_test(test_light_exact__isa),           cmocka_unit_test(test_light_exact__cast_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,11 +86,12 @@ static void compare_here(void *context)
 
 static void compare_all(int op)
 {
-    /* one token; odd everything; several blocks of rows (> 768), columns (> 1024) and k (> 384, > 768 and
-     * more); model shapes */
+    /* one token; odd everything; several blocks of rows (> 768, > 2304), columns (> 1024) and k (> 384, > 768
+     * and more), of columns and k at once; model shapes */
     static const sizes shapes[] = {{1, 1, 1},     {1, 64, 48},    {7, 33, 65},  {300, 31, 17}, {13, 1601, 70},
                                    {5, 70, 1601}, {801, 19, 23},  {6, 8, 1100}, {1601, 9, 14}, {10, 1100, 8},
-                                   {9, 14, 801},  {48, 576, 192}, {2, 3, 0},    {0, 3, 2}};
+                                   {9, 14, 801},  {48, 576, 192}, {2, 3, 0},    {0, 3, 2},
+                                   {9, 900, 1300}, {2310, 770, 5}};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int bias = 0; bias <= (op == LINEAR); bias++) {
             product p = make(op, &shapes[s], bias);
@@ -105,7 +106,7 @@ static void test_linear_dw__matches_triple_loop(void **state) { compare_all(DW);
 
 static void test_linear__threads_change_no_bit(void **state)
 {
-    static const sizes shapes[] = {{37, 801, 70}, {130, 90, 1100}, {3, 1601, 33}};
+    static const sizes shapes[] = {{37, 801, 70}, {130, 90, 1100}, {3, 1601, 33}, {7, 900, 1300}};
     for (int op = 0; op < 3; op++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             product p = make(op, &shapes[s], false);
@@ -114,12 +115,15 @@ static void test_linear__threads_change_no_bit(void **state)
         }
 }
 
-/* a token's result does not depend on how many others are in the call */
+/* a token's result does not depend on how many others are in the call: one block of rows or several, one
+ * vector of columns or several blocks */
 static void tokens_here(void *context)
 {
-    for (int op = LINEAR; op <= DX; op++) {
-        sizes all = {300, 801, 65};
-        if (op == DX) all = (sizes){300, 65, 801};
+    static const sizes calls[] = {{300, 801, 65}, {2310, 770, 5}, {50, 900, 700}};
+    for (int i = 0; i < 6; i++) {
+        int op = i % 2 ? DX : LINEAR;
+        sizes all = calls[i / 2];
+        if (op == DX) all = (sizes){all.n, all.o, all.i};
         product p = make(op, &all, false);
         for (int type = 1; type < 3; type++) {
             static const int64_t counts[] = {1, 7, 50};

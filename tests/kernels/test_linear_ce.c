@@ -315,14 +315,33 @@ static void alone_here(void *context)
 }
 static void test_linear_ce_bwd__either_output_alone(void **state) { ht_each_isa(alone_here, NULL); }
 
+/* Logits of 512, 0, 0, …: all probability is entry 0's, and exp of the others underflows.  Token 0 is labelled
+ * 0 (no gradient at all), token 1 V − 1, in the last vector's rest.  Every number is exact in every dtype. */
+static void far_apart_here(void *context)
+{
+    enum { V = 77 };
+    double h[2] = {64, 64}, w[V] = {8}, dlogp[2] = {-0.5, -0.5}, lse[2] = {512, 512}, target[2] = {512, 0};
+    double dh[2] = {0, 4}, dw[V] = {32};
+    int32_t labels[2] = {0, V - 1};
+    dw[V - 1] = -32;
+    problem p = {.n = 2, .d = 1, .v = V, .labels = labels, .h = h, .w = w, .dlogp = dlogp};
+    p.lse = lse;
+    p.target = target;
+    p.dh = dh;
+    p.dw = dw;
+    compare_here(&p);
+}
+static void test_linear_ce__logits_far_apart(void **state) { ht_each_isa(far_apart_here, NULL); }
+
 static void test_linear_ce__threads_change_no_bit(void **state)
 {
     problem p = make(90, 40, 1300, 2);
     p.attrs.chunk = 20;
     solve(&p);
-    kt_case f = forward_case(&p), b = backward_case(&p);
+    kt_case f = forward_case(&p), b = backward_case(&p), g = grad_case(&p, 20);
     ht_bitwise(&f);
     ht_bitwise(&b);
+    ht_bitwise(&g);
     release(&p);
 }
 
@@ -388,6 +407,7 @@ int main(void)
         cmocka_unit_test(test_linear_ce__chunks_of_any_size),
         cmocka_unit_test(test_linear_ce__vocabulary_in_two_parts),
         cmocka_unit_test(test_linear_ce_bwd__either_output_alone),
+        cmocka_unit_test(test_linear_ce__logits_far_apart),
         cmocka_unit_test(test_linear_ce__threads_change_no_bit),
         cmocka_unit_test(test_linear_ce_bwd__finite_differences),
         cmocka_unit_test(test_linear_ce__refuses_labels_outside_the_vocabulary),
