@@ -3,7 +3,9 @@
 A row is T token ids drawn evenly from the model's vocabulary.  So that `automodel prepare` writes exactly
 these ids, the work folder gets a tokenizer in which every id is a word of its own, beside hard links or
 copies of the model's files."""
-import json, os, random, shutil, struct, subprocess, sys
+import json, os, random, shutil, subprocess, sys
+
+import fits
 
 SHAPES = {  # what config.json says; weights are drawn at random
     "smollm2": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
@@ -96,7 +98,7 @@ def command(folder, program, run_dir, o, has_weights):
     with open(run_dir + ".yaml", "w", encoding="utf-8") as f:
         f.write(RECIPE.format(run_dir=run_dir, threads=o.threads, steps=o.steps, seq=o.seq,
                               model="{%s, torch_dtype: %s}" % (kind, dtype),
-                              recompute="full" if o.recompute else "none",
+                              recompute="full" if o.recompute else "selective",
                               shards=os.path.join(folder, "shards")))
     return [program, "train", run_dir + ".yaml"]
 
@@ -115,18 +117,13 @@ def figures(run_dir, seq):
 def matrix_parameters(folder, config):
     """Elements of the matrices that a token is multiplied with: all but norms, biases and an embedding that
     is not also the output layer.  From the headers of the weight files, else from config.json."""
-    model, total, names = os.path.join(folder, "model"), 0, {}
-    for name in sorted(os.listdir(model)):
-        if name.endswith(".safetensors"):
-            with open(os.path.join(model, name), "rb") as f:
-                names.update(json.loads(f.read(struct.unpack("<Q", f.read(8))[0])))
-    if not names:
+    total, shapes = 0, fits.tensor_shapes(os.path.join(folder, "model"))
+    if not shapes:
         h, d, kv = config["hidden_size"], config["head_dim"], config["num_key_value_heads"]
         layer = 2 * h * d * (config["num_attention_heads"] + kv) + 3 * h * config["intermediate_size"]
         return config["num_hidden_layers"] * layer + config["vocab_size"] * h
-    untied = "lm_head.weight" in names and not config.get("tie_word_embeddings")
-    for name, entry in names.items():
-        shape = entry.get("shape", [])
+    untied = "lm_head.weight" in shapes and not config.get("tie_word_embeddings")
+    for name, shape in shapes.items():
         copy = "embed_tokens" in name if untied else name == "lm_head.weight"
         if len(shape) == 2 and not copy:
             total += shape[0] * shape[1]

@@ -8,17 +8,27 @@
 Full fine-tuning with AdamW, fp32 master weights, the gradient's norm clipped at 1, one row of T tokens a
 step, the same rows for both.  A run's speed is T over the median seconds of its steps but the first; its
 memory is the process's largest resident set (wait4); its start is the time from the command to the end of
-its first step.  A ratio is the median of the pairs' ratios, ours over the peer's; `others` is the share of
-the cores that other processes and the host took during a run.  For our bf16 the peer takes the fastest of
-bf16 autocast, bf16 weights with an fp32 master copy, and fp32, found in a first round.
+its first step, its begin the time to the beginning of that step.  Of the memory the states that both must
+hold are told apart: weights, gradients and AdamW's states in fp32, 16 bytes a parameter.  A ratio is the
+median of the pairs' ratios, ours over the peer's; `others` is the share of the cores that other processes
+and the host took during a run.  For our bf16 the peer takes the fastest of bf16 autocast, bf16 weights with
+an fp32 master copy, and fp32, found in a first round; a way that this machine has no memory for is left out.
 Exit codes: 0 done, 1 a run failed, 2 usage, 4 something missing on this machine."""
 import argparse, json, os, shutil, signal, statistics, subprocess, sys, tempfile, threading, time
 
-import ours
+import fits, ours
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEER = os.path.join(HERE, "peer_torch.py")
 TINY = os.path.join(HERE, "..", "tests", "data", "files", "tiny")
+RATIOS = {"tokens/s": "tokens_per_s", "memory": "memory_gib", "memory above the states": "above_states_gib",
+          "begin": "begin_s", "start": "start_s"}
+ISAS = {  # what holds our kernels, and PyTorch's, oneDNN's and MKL's, to an instruction set
+    "avx2": dict(AM_ISA="avx2", ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", DNNL_MAX_CPU_ISA="AVX2",
+                 MKL_ENABLE_INSTRUCTIONS="AVX2"),
+    "avx512": dict(AM_ISA="avx512", ATEN_CPU_CAPABILITY="avx512", ONEDNN_MAX_CPU_ISA="AVX512_CORE",
+                   DNNL_MAX_CPU_ISA="AVX512_CORE", MKL_ENABLE_INSTRUCTIONS="AVX512"),
+}
 DISTURBED = 0.1  # of the cores, taken by others during a run
 WAYS = {"fp32": "fp32", "autocast": "bf16 autocast over fp32 weights",
         "master": "bf16 weights, fp32 master copy"}
@@ -41,8 +51,9 @@ class Bench:
     def __init__(self, o, folder):
         self.o, self.folder, self.runs = o, folder, 0
         self.bind = ["taskset", "-c", o.cores]
-        self.env = {**os.environ, "OMP_NUM_THREADS": str(o.threads), "HF_HUB_OFFLINE": "1"}
+        self.env = {**os.environ, "OMP_NUM_THREADS": str(o.threads), "HF_HUB_OFFLINE": "1", **ISAS.get(o.isa, {})}
         self.torch, self.patience, self.repeated = None, o.patience, 0
+        self.config, self.parameters = {}, 0
 
     def say(self, text):
         print(text, file=sys.stderr if self.o.json else sys.stdout, flush=True)
@@ -109,6 +120,8 @@ class Bench:
             self.say(f"  note: steps of {own:.2f} s by its clock are {seen:.2f} s apart: the longer counts")
             own = seen
         return dict(tokens_per_s=self.o.seq / own, memory_gib=run["memory"], start_s=run["start"],
+                    begin_s=run["start"] - seconds[0],
+                    above_states_gib=run["memory"] - fits.states_bytes(self.parameters) / fits.GIB,
                     others=run["others"], first_step_s=seconds[0], seconds=seconds, loss=loss)
 
     def ours(self):
@@ -136,12 +149,29 @@ class Bench:
             sys.exit(f"bench: {PEER} {' '.join(arguments)}: {done.stderr[-2000:]}")
         return done.stdout.strip()
 
+    def ways(self):
+        """The peer's ways that this machine has the memory for, with and without torch.compile."""
+        ways, fit, free = ["fp32"], [], fits.available()
+        if self.o.dtype == "bf16":
+            ways = ["autocast", "master", "fp32"]
+        for way in [self.o.way] if self.o.way else ways:
+            need = fits.peer_bytes(self.config, self.parameters, way, self.o.seq, self.o.recompute)
+            if need <= free:
+                fit.append(way)
+            else:
+                self.say(f"peer, {WAYS[way]}: not run: it needs {need / fits.GIB:.1f} GiB at least, and "
+                         f"{free / fits.GIB:.1f} GiB are free")
+        if self.o.compile and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+            self.say("peer, torch.compile: not run: it needs a C++ compiler (g++, clang++, CXX): there is none")
+            self.o.compile = False
+        return [(w, c) for c in ([False, True] if self.o.compile else [False]) for w in fit]
+
     def calibrate(self):
         """The fastest (way, compiled) by its fastest step, which a neighbour disturbs least; two rounds of
-        three steps, as a neighbour may stay for a whole run."""
-        ways = ["autocast", "master", "fp32"] if self.o.dtype == "bf16" else ["fp32"]
-        ways = [(w, c) for c in ([False, True] if self.o.compile else [False])
-                for w in ([self.o.way] if self.o.way else ways)]
+        three steps, as a neighbour may stay for a whole run.  None where no way fits."""
+        ways = self.ways()
+        if not ways:
+            return None, {}
         tried = {}
         for way, compiled in ways + ways * (len(ways) > 1):
             name = f"peer, {'torch.compile, ' if compiled else ''}{WAYS[way]}"
@@ -187,6 +217,7 @@ def arguments():
     p.add_argument("--patience", type=float, default=120, metavar="S",
                    help="seconds in all for waiting until the machine is quiet and for repeating, on either "
                    "side, runs in which others took a tenth of the cores; default 120")
+    p.add_argument("--isa", choices=sorted(ISAS), help="hold both sides to this instruction set")
     p.add_argument("--quick", action="store_true", help="three pairs")
     p.add_argument("--json", action="store_true", help="one JSON object; the prose goes to standard error")
     p.add_argument("--scratch", help="where the work folder lies (gigabytes); default: $TMPDIR or /tmp")
@@ -237,8 +268,8 @@ def conditions(b):
 
 
 def line_of(name, x):
-    return (f"{name} {x['tokens_per_s']:.1f} tokens/s, {x['memory_gib']:.2f} GiB, start {x['start_s']:.2f} s "
-            f"(others {100 * x['others']:.0f} %)")
+    return (f"{name} {x['tokens_per_s']:.1f} tokens/s, {x['memory_gib']:.2f} GiB, "
+            f"begin {x['begin_s']:.2f} s, start {x['start_s']:.2f} s (others {100 * x['others']:.0f} %)")
 
 
 def spread(pairs, side, key):
@@ -250,7 +281,12 @@ def measure(b, result):
     o, pairs = b.o, []
     way = None
     if b.torch:
-        (way, compiled), result["calibration"] = b.calibrate()
+        best, result["calibration"] = b.calibrate()
+        if best is None:
+            b.say("no way of the peer fits into this machine's memory: ours alone")
+            b.torch = None
+    if b.torch:
+        way, compiled = best
         result["peer_way"] = ("compiled " if compiled else "") + way
         ceilings = [json.loads(b.ask("ceiling", "--dtype", o.dtype))["gflops"]]
     else:
@@ -265,16 +301,20 @@ def measure(b, result):
     result["pairs"], result["repeated"] = pairs, b.repeated
     b.say(f"{b.repeated} runs were repeated because others took a tenth of the cores or more")
     for side in pairs[0]:
-        result[side] = {key: spread(pairs, side, key) for key in ("tokens_per_s", "memory_gib", "start_s")}
+        result[side] = {key: spread(pairs, side, key) for key in RATIOS.values()}
 
 
 def summary(b, result):
     say, pairs, flops = b.say, result["pairs"], result["flops_per_token"]
     for side in pairs[0]:
-        t, m, s = (result[side][k] for k in ("tokens_per_s", "memory_gib", "start_s"))
+        t, m, a, g, s = (result[side][key] for key in RATIOS.values())
         say(f"median {side}: {t['median']:.1f} tokens/s ({t['smallest']:.1f} to {t['largest']:.1f}), "
             f"{m['median']:.2f} GiB ({m['smallest']:.2f} to {m['largest']:.2f}), "
+            f"of it {a['median']:.2f} above the states, "
+            f"begin {g['median']:.2f} s ({g['smallest']:.2f} to {g['largest']:.2f}), "
             f"start {s['median']:.2f} s ({s['smallest']:.2f} to {s['largest']:.2f})")
+    say(f"states that both must hold (16 bytes of each of {b.parameters} parameters): "
+        f"{fits.states_bytes(b.parameters) / fits.GIB:.2f} GiB")
     say(f"FLOPs a token (6·N_active + causal attention): {flops / 1e6:.0f} M")
     if not b.torch:
         return
@@ -287,11 +327,11 @@ def summary(b, result):
         share = result[side]["tokens_per_s"]["median"] * flops / (top * 1e9)
         result[f"share_of_ceiling_{side}"] = share
         say(f"share of torch's product ceiling, {side}: {100 * share:.0f} %")
-    for name, key in (("tokens/s", "tokens_per_s"), ("memory", "memory_gib"), ("start", "start_s")):
+    for name, key in RATIOS.items():
         r = [p["ours"][key] / p["peer"][key] for p in pairs]
         result[f"ratio {name}"] = dict(median=statistics.median(r), smallest=min(r), largest=max(r))
         say(f"pairs' ratios, {name}: {min(r):.3f} to {max(r):.3f}")
-    for name in ("tokens/s", "memory", "start"):
+    for name in RATIOS:
         say(f"ratio {name} {result['ratio ' + name]['median']:.3f}")
 
 
@@ -305,7 +345,9 @@ def main():
         if o.shape and b.torch:
             b.ask("weights", "--model", os.path.join(folder, "model"))
         b.has_weights = not o.shape or bool(b.torch)
-        result = {"conditions": conditions(b), "flops_per_token": ours.flops_per_token(folder, config, o.seq)}
+        b.config, b.parameters = config, fits.parameters(os.path.join(folder, "model"), config)
+        result = {"conditions": conditions(b), "parameters": b.parameters,
+                  "flops_per_token": ours.flops_per_token(folder, config, o.seq)}
         measure(b, result)
         summary(b, result)
         if o.json:

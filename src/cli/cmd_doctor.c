@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 
 #include "cli/cli_support.h"
+#include "device/device.h"
 #include "kernels.h"
 #include "topo/topo.h"
 
@@ -131,6 +132,8 @@ static am_status check_huge_pages(am_doctor *d)
         text, sizeof text, "transparent: %s%s", mode,
         never ? " (slower; an administrator can write madvise to /sys/kernel/mm/transparent_hugepage/enabled)"
               : "");
+    if (!never && !am_device_huge_pages_pay())
+        snprintf(text, sizeof text, "transparent: %s, but this is a virtual machine: not asked for unless run.huge_pages is true", mode);
     AM_TRY(never ? note(d, "huge pages", text) : add(d, "huge pages", text, NULL));
 done:
     return st;

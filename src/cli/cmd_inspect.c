@@ -152,6 +152,7 @@ static am_status print_program(const am_cli *cli, const am_model *m)
     am_str text = {0};
     am_dtype dtype;
     am_program_options o = am_program_defaults(AM_PROGRAM_TRAIN);
+    o.recompute = AM_RECOMPUTE_SELECTIVE; /* as in a recipe */
     int64_t rows = am_cli_int(cli, "rows"), seq = am_cli_int(cli, "seq-len"),
             ranks = am_cli_int(cli, "ranks");
     AM_CHECK(rows >= 1 && seq >= 1 && rows <= INT32_MAX / seq && ranks >= 1 && ranks <= 1 << 20, AM_ERR_USAGE,

@@ -164,7 +164,7 @@ static am_status compile(am_verify *v)
     o.mesh = am_engine_mesh(v->engine, strcmp(strategy, "fsdp2") == 0);
     o.rank = v->engine->rank;
     o.threads = v->engine->threads;
-    o.recompute = am_cli_flag(v->cli, "recompute");
+    o.recompute = am_cli_flag(v->cli, "recompute") ? AM_RECOMPUTE_FULL : AM_RECOMPUTE_SELECTIVE; /* as in a recipe */
     AM_TRY(am_comm_set_mesh(v->engine->comm, &o.mesh));
     AM_TRY(am_model_graph(v->model, v->rows, v->T, v->dtype, &g));
     set_tolerances(v, am_graph_num_layers(g));

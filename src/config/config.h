@@ -73,6 +73,8 @@ am_status am_config_dump(const am_config *cfg, am_str *out) AM_WARN_UNUSED;
 /** Options of one section (also "section.Target"), or of all when NULL, for `--help`.  @return AM_ERR_USAGE for an unknown
  *  section, with a did-you-mean. */
 am_status am_config_print_help(FILE *f, const char *section) AM_WARN_UNUSED;
+/** The values of an option that takes one of a few, "none|full"; "true|false" of one that is true or false; NULL of any other path. */
+const char *am_config_choices(const char *path);
 /** The reference page in Markdown. */
 void      am_config_print_reference(FILE *f);
 

@@ -151,6 +151,18 @@ const am_option *am_option_find(const am_section *s, const am_target *t, const c
     return o;
 }
 
+const char *am_config_choices(const char *path)
+{
+    char section[64];
+    size_t n = strcspn(path, ".");
+    if (n >= sizeof section || path[n] == '\0') return NULL;
+    snprintf(section, sizeof section, "%.*s", (int)n, path);
+    const am_section *s = am_section_find(section);
+    const am_option *o = s ? am_option_find(s, NULL, path + n + 1) : NULL;
+    if (o == NULL || o->effect != AM_EFFECT_USED) return NULL;
+    return o->type == AM_OPTION_BOOL ? "true|false" : o->type == AM_OPTION_ENUM ? o->values : NULL;
+}
+
 static bool any_below(const am_option *rows, const char *key)
 {
     size_t n = strlen(key);

@@ -133,9 +133,10 @@ const am_option am_options_distributed[] = {
     SIZE("ep_size", "Expert-parallel ranks."),
     AM_OPT("sequence_parallel", BOOL, "false", "With tp_size > 1: norms are cut over the sequence.",
            .conditional = true),
-    AM_OPT("recompute", ENUM, "none", "full: a layer keeps its input only and is computed again in backward.",
-           .values = "none|full", .map = "true=full|false=none", .off = "selective",
-           .remedy = "selective recomputation is not offered in this version: write full or none"),
+    AM_OPT("recompute", ENUM, "selective",
+           "What backward computes again instead of keeping it. selective: norms and activations, which cost one "
+           "pass over memory; full: a layer keeps its input only. The bits are the same.",
+           .values = "none|selective|full", .map = "true=full|false=none"),
     AM_OPT_ALIAS("activation_checkpointing", ".recompute"),
     AM_OPT("defer_fsdp_grad_sync", BOOL, "true", "Reduce gradients once a step, after the last micro-batch."),
     AM_OPT("reshard_after_forward", BOOL, "true", "Free a layer's gathered weights after its forward pass."),

@@ -93,6 +93,10 @@ const am_option am_options_run[] = {
            .values = "cpu|guarded"),
     AM_OPT("threads", INT, NULL, "Threads of one rank; none: the cores the rank is bound to.",
            .units = "threads", .range = "[1, 4096]"),
+    AM_OPT("huge_pages", ENUM, "auto",
+           "Transparent huge pages for weights, states and activations; auto: unless in a virtual machine, "
+           "where the first touch of a huge page can cost several times that of small pages.",
+           .values = "auto|true|false"),
     AM_OPT("fuse", BOOL, "true", "Fused operators where there are some; false: their unfused twins, to compare."),
     {0},
 };

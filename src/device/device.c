@@ -4,13 +4,36 @@
 
 #include "cpu/kernels_cpu.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#define HYPERVISOR_BIT (1u << 31) /* leaf 1, ecx: set by every hypervisor, never by a processor */
+#endif
 #include <errno.h>
 #include <omp.h>
 #include <string.h>
 #include <sys/mman.h>
 
 static const am_device_backend *const backends[] = {&am_device_cpu, &am_device_guarded};
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* linux/mman.h; glibc names it from 2.35 on */
+#endif
 #define BACKENDS (sizeof backends / sizeof *backends)
+enum { SMALL_PAGE = 4096 };
+
+bool am_device_huge_pages_pay(void)
+{
+#ifdef __x86_64__
+    unsigned a, b, c, d;
+    return !(__get_cpuid(1, &a, &b, &c, &d) && (c & HYPERVISOR_BIT));
+#else
+    return true;
+#endif
+}
+
+void am_device_set_huge_pages(am_device *d, bool on)
+{
+    d->huge_pages = on;
+}
 
 am_status am_device_create(const char *name, int threads, am_device **out)
 {
@@ -27,6 +50,7 @@ am_status am_device_create(const char *name, int threads, am_device **out)
     AM_TRY(am_calloc(1, sizeof *d, &d));
     d->backend = backend;
     d->threads = threads;
+    d->huge_pages = am_device_huge_pages_pay();
     *out = d;
     d = NULL;
 done:
@@ -81,28 +105,28 @@ void *am_device_map_aligned(size_t mapped, int protection, int fd)
     }
     if (before) munmap(base, before);
     if (AM_DEVICE_HUGE_PAGE - before) munmap(p + mapped, AM_DEVICE_HUGE_PAGE - before);
-    /* advice only: a kernel without transparent huge pages refuses it and gives small ones */
-    if (protection != PROT_NONE) (void)madvise(p, mapped, MADV_HUGEPAGE);
     return p;
 }
 
 /* Size of the mapping behind a region; false when it does not fit a size_t. */
 static bool mapped_size(size_t bytes, size_t *out)
 {
-    size_t page = bytes >= AM_DEVICE_LARGE ? AM_DEVICE_HUGE_PAGE : 4096;
+    size_t page = bytes >= AM_DEVICE_LARGE ? AM_DEVICE_HUGE_PAGE : SMALL_PAGE;
     if (!am_add_size(bytes ? bytes : 1, page - 1, out)) return false;
     *out -= *out % page;
     return true;
 }
 
-/* Every compute thread writes its part first, so that its pages lie on its NUMA node. */
+/* Every compute thread touches its part first, so that its pages lie on its NUMA node; the kernel zeroes them.  One call for
+ * all pages of a part where the kernel offers that (Linux 5.14), else one fault a page. */
 static void first_touch(const am_device *d, char *base, size_t bytes)
 {
 #pragma omp parallel num_threads(d->threads)
     {
         int64_t begin, end;
-        am_cpu_part((int64_t)bytes, 4096, omp_get_num_threads(), omp_get_thread_num(), &begin, &end);
-        memset(base + begin, 0, (size_t)(end - begin));
+        am_cpu_part((int64_t)bytes, SMALL_PAGE, omp_get_num_threads(), omp_get_thread_num(), &begin, &end);
+        if (begin < end && madvise(base + begin, (size_t)(end - begin), MADV_POPULATE_WRITE) != 0)
+            for (int64_t at = begin; at < end; at += SMALL_PAGE) *(volatile char *)(base + at) = 0;
     }
 }
 
@@ -112,6 +136,8 @@ am_status am_device_alloc(am_device *d, size_t bytes, const char *what, am_regio
     size_t mapped;
     am_region r = {.bytes = bytes};
     int error = mapped_size(bytes, &mapped) ? d->backend->map(mapped, &r) : ENOMEM;
+    /* advice only: a kernel without transparent huge pages refuses it and gives small ones */
+    if (!error && d->huge_pages && bytes >= AM_DEVICE_LARGE) (void)madvise(r.device, mapped, MADV_HUGEPAGE);
     AM_CHECK(!error, AM_ERR_MEMORY, "device %s: no memory for %s: %zu bytes (%.2f GiB): %s", d->backend->name,
              what, bytes, (double)bytes / (1 << 30), strerror(error));
     first_touch(d, r.device, bytes);

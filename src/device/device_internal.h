@@ -6,7 +6,7 @@
 #include "device/device.h"
 
 #define AM_DEVICE_HUGE_PAGE ((size_t)2 << 20)
-#define AM_DEVICE_LARGE ((size_t)4 << 20) /* from here on: aligned to, and if possible made of, huge pages */
+#define AM_DEVICE_LARGE ((size_t)4 << 20) /* from here on: aligned to huge pages, and made of them where wanted */
 
 typedef struct am_device_backend {
     const char *name;
@@ -20,6 +20,7 @@ extern const am_device_backend am_device_cpu, am_device_guarded;
 struct am_device {
     const am_device_backend *backend;
     int    threads;
+    bool   huge_pages;
     size_t bytes; /* sum of the regions' bytes */
 };
 

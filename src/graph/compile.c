@@ -66,6 +66,7 @@ static am_status run_passes(am_compile *c, am_program *p)
     AM_TRY(am_pass_units(c));
     AM_TRY(am_pass_shard(c));
     if (o->kind == AM_PROGRAM_TRAIN) AM_TRY(am_pass_optimizer(c));
+    if (backward && o->fuse) AM_TRY(am_pass_accumulate(c));
     AM_TRY(am_pass_lives(c));
     AM_TRY(am_pass_emit(c, p));
     AM_TRY(am_pass_waits(p));

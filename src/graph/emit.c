@@ -108,6 +108,21 @@ done:
     return st;
 }
 
+/* What an operator has to read and write: its operands once; of a table by token id a row for each token, and the gradient of such a
+ * table is read, too, and all of it zeroed before where nothing stands in it. */
+static int64_t op_bytes(const am_prog_op *op)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < op->num_in; i++) bytes += tensor_bytes(&op->in[i]);
+    for (int i = 0; i < op->num_out; i++) bytes += tensor_bytes(&op->out[i]);
+    if (!(op->def->traits & AM_OP_ROWS_BY_ID)) return bytes;
+    bool gradient = strcmp(op->def->name, "embed") != 0;
+    const am_prog_tensor *table = gradient ? &op->out[0] : &op->in[1], *rows = gradient ? &op->in[0] : &op->out[0];
+    int64_t touched = am_tensor_elements(&rows->shape) * (int64_t)am_dtype_bytes(table->shape.dtype);
+    bytes += touched * (gradient ? 2 : 1);
+    return gradient && op->acc == AM_ACC_NO ? bytes : bytes - tensor_bytes(table);
+}
+
 static am_status emit_op(am_compile *c, const am_node *x, am_segment *s)
 {
     am_status st = AM_OK;
@@ -125,14 +140,9 @@ static am_status emit_op(am_compile *c, const am_node *x, am_segment *s)
                        .group = x->group,
                        .slot = -1};
     snprintf(op->label, sizeof op->label, "%s layer %d", x->def->name, x->layer);
-    for (int i = 0; i < x->num_in; i++) {
-        op->in[i] = operand(c->g, x->in[i], x->def->view_in[i]);
-        op->bytes += tensor_bytes(&op->in[i]);
-    }
-    for (int i = 0; i < x->num_out; i++) {
-        op->out[i] = operand(c->g, x->out[i], x->def->view_out[i]);
-        op->bytes += tensor_bytes(&op->out[i]);
-    }
+    for (int i = 0; i < x->num_in; i++) op->in[i] = operand(c->g, x->in[i], x->def->view_in[i]);
+    for (int i = 0; i < x->num_out; i++) op->out[i] = operand(c->g, x->out[i], x->def->view_out[i]);
+    op->bytes = op_bytes(op);
     if (x->def->flops) op->flops = x->def->flops(c->g, x);
     if (x->group) {
         int64_t parts =

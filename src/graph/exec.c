@@ -45,6 +45,8 @@ struct am_exec {
     uint64_t store_version; /* counts changes of the store */
     int step_owner;         /* program that wrote STEP last */
     am_exec_times times;
+    am_exec_probe_fn probe;
+    void *probe_context;
 };
 
 am_device *am_exec_device(const am_exec *e)
@@ -54,6 +56,11 @@ am_device *am_exec_device(const am_exec *e)
 am_exec_times am_exec_time(const am_exec *e)
 {
     return e->times;
+}
+void am_exec_set_probe(am_exec *e, am_exec_probe_fn probe, void *context)
+{
+    e->probe = probe;
+    e->probe_context = context;
 }
 
 am_region am_exec_region(const am_exec *e, int program, am_region_id region)
@@ -387,9 +394,11 @@ static am_status run_kernel(am_running *r, int i)
     int64_t tokens = r->b->frame_tokens[r->entry->frame];
     call.accumulate = op->acc == AM_ACC_ALWAYS || (op->acc == AM_ACC_UNLESS_FIRST && !r->entry->first);
     if (tokens != r->b->p->tokens) bound_dims(op, &call, tokens, r->b->p->tokens);
+    if (r->e->probe) r->e->probe(r->e->probe_context, op, false);
     double start = am_now();
     AM_TRY(b->fn(&call));
     double seconds = am_now() - start;
+    if (r->e->probe) r->e->probe(r->e->probe_context, op, true);
     b->seconds += seconds;
     r->e->times.compute += seconds;
 done:

@@ -134,6 +134,13 @@ typedef struct am_autodiff am_autodiff; /* what a vjp talks to, see am_ad_* */
 /* In which shape a kernel sees an operand: as it is; [dim0, rest]; [all but last, last]; [everything]. */
 typedef enum am_view { AM_VIEW_AS_IS, AM_VIEW_ROWS, AM_VIEW_LAST, AM_VIEW_FLAT } am_view;
 
+enum {
+    AM_OP_ONE_PASS = 1, /* reads and writes memory once and does little else: selective recomputation may run it again */
+    AM_OP_ROUNDS_WEIGHT = 2, /* input 1, a parameter, may stand in the precise dtype: it is rounded to the compute dtype as it is read */
+    AM_OP_ADDS = 4, /* the kernel can add to its output 0 in the compute dtype */
+    AM_OP_ROWS_BY_ID = 8, /* of its table, input 1 or else output 0, it touches a row for each token */
+};
+
 struct am_op_def {
     const char *name;
     const char *kernel; /* row of kernels.h; NULL: not a kernel (communication) */
@@ -147,6 +154,7 @@ struct am_op_def {
     /* the output's features are these: for the placement pass, an input dimension that is absent from an output has been
      * contracted; nothing else needs to be said by an operator */
     am_kernel own_kernel; /* an operator that brings its kernels (tests register such rows); name NULL: look `kernel` up */
+    unsigned traits;      /* AM_OP_…, or'ed */
 };
 
 /** The built-in rows; `name` NULL-terminated search. */

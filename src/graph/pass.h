@@ -25,12 +25,13 @@ am_status am_pass_head(am_compile *c) AM_WARN_UNUSED;      /* logits → loss, o
 am_status am_pass_cache(am_compile *c) AM_WARN_UNUSED;     /* attention reads keys and values from a cache (STATE) */
 am_status am_pass_autodiff(am_compile *c) AM_WARN_UNUSED;  /* phases B and W */
 am_status am_pass_fuse_loss(am_compile *c) AM_WARN_UNUSED; /* linear_ce and its backward: one operator in B, one product less */
-am_status am_pass_recompute(am_compile *c) AM_WARN_UNUSED; /* clones of a layer's forward before its backward */
+am_status am_pass_recompute(am_compile *c) AM_WARN_UNUSED; /* clones of forward nodes in the backward pass */
 am_status am_pass_units(am_compile *c) AM_WARN_UNUSED;     /* parameters → units and slots */
 am_status am_pass_place(am_compile *c) AM_WARN_UNUSED;     /* replicated, sharded or partial, per mesh dimension */
 am_status am_pass_shard(am_compile *c) AM_WARN_UNUSED;     /* gathers, casts, reductions */
 am_status am_pass_optimizer(am_compile *c) AM_WARN_UNUSED; /* norm, clip, AdamW: phase POST */
 am_status am_pass_lives(am_compile *c) AM_WARN_UNUSED;     /* transient, frame or step: by the segments that touch a value */
+am_status am_pass_accumulate(am_compile *c) AM_WARN_UNUSED; /* sums formed by the kernel that makes the last summand */
 am_status am_pass_emit(am_compile *c, am_program *p) AM_WARN_UNUSED;   /* nodes → segments of program operators */
 am_status am_pass_waits(am_program *p) AM_WARN_UNUSED;     /* cross-queue dependencies → waits */
 am_status am_pass_memory(am_compile *c, am_program *p) AM_WARN_UNUSED; /* values → region and offset */

@@ -59,6 +59,13 @@ typedef enum am_program_kind {
     AM_PROGRAM_GENERATE, /* forward with a KV cache, logits of chosen rows (prefill and decode: N is bounded, the count actual) */
 } am_program_kind;
 
+/* What the backward pass computes again instead of keeping it, bit for bit; see recompute.c. */
+typedef enum am_recompute {
+    AM_RECOMPUTE_NONE,
+    AM_RECOMPUTE_FULL,      /* a layer keeps its input only */
+    AM_RECOMPUTE_SELECTIVE, /* what one pass over memory makes of kept values: norms, gated activations */
+} am_recompute;
+
 /* Weight decay and learning rate of parameters whose name matches; the first match counts. */
 typedef struct am_param_group { const char *pattern; double lr_mult, wd_mult; } am_param_group;
 
@@ -70,7 +77,7 @@ typedef struct am_program_options {
     int             micro_batches;   /* accumulation: micro-batches a step; >= 1 */
     bool            gpipe;           /* F0 F1 … B0 B1 … with a frame each, instead of F0 B0 F1 B1 … with one */
     bool            split_w;         /* weight gradients in a segment W of their own */
-    bool            recompute;       /* full: a layer's forward is run again before its backward */
+    am_recompute    recompute;
     bool            overlap;         /* communication is placed ahead of its use; off: started where it is needed */
     bool            reshard;         /* weights gathered again for the backward pass; off: kept for the step */
     bool            defer_sync;      /* gradients are reduced once, at the last micro-batch */
@@ -185,6 +192,10 @@ am_status am_exec_create(am_device *d, am_comm *c, am_program *const *programs, 
 void      am_exec_free(am_exec **e);
 am_region am_exec_region(const am_exec *e, int program, am_region_id region);
 am_device *am_exec_device(const am_exec *e);
+/** Called on the issuing thread just before and just after each kernel, outside of the time that is counted for it: for one who reads
+ *  counters of the machine around operators.  NULL: nobody, at the cost of a comparison. */
+typedef void (*am_exec_probe_fn)(void *context, const am_prog_op *op, bool after);
+void am_exec_set_probe(am_exec *e, am_exec_probe_fn probe, void *context);
 
 /** Called when a frame's inputs must be filled: use am_exec_write_input.  *tokens: actual N of this micro-batch. */
 typedef am_status (*am_feed_fn)(void *context, am_exec *e, int program, int micro_batch, int frame, int64_t *tokens);

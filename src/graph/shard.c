@@ -2,7 +2,8 @@
  *
  *   weights:   master shard (STORE) ─► cast to the compute dtype ─► all_gather over dp_shard
  *              ─► views that the nodes read.  Steps that change nothing are left out: one rank in fp32 reads
- *              its master slot itself.
+ *              its master slot itself; so does one in bf16 where every reader of a parameter rounds it on its way
+ *              into the product (AM_OP_ROUNDS_WEIGHT), and only the others, norms mostly, are cast.
  *   gradients: W nodes write views of the unit's buffer ─► exchange over dp_shard ─► rank_sum (the shard)
  *              ─► exchange, rank_sum, all_gather over dp_replicate.   Sums are formed in rank order.
  *
@@ -32,6 +33,7 @@ typedef struct am_sharder {
                      made yet */
     int *view;    /* by param: its value in the segment at hand */
     bool hoist;   /* weights are made once, in PRE */
+    bool rounds;  /* … of those parameters only whose readers do not round them */
     bool persist; /* gradients are accumulated whole over the micro-batches and reduced at the last */
     am_pending *pending;
     size_t num_pending, cap_pending;
@@ -97,6 +99,41 @@ static am_status make_weights(am_sharder *s, int unit)
         value = next;
     }
     s->weights[unit] = value;
+done:
+    return st;
+}
+
+/* Does every node that reads parameter p round it by itself? */
+static bool readers_round(const am_sharder *s, int p)
+{
+    for (size_t n = 0; n < s->g->num_nodes; n++) {
+        const am_node *x = &s->g->nodes[n];
+        for (int i = 0; i < x->num_in; i++)
+            if (x->in[i] >= 0 && s->g->values[x->in[i]].param == p &&
+                (i != 1 || !(x->def->traits & AM_OP_ROUNDS_WEIGHT)))
+                return false;
+    }
+    return true;
+}
+
+/* A unit whose parameters are read from the master slot, or cast one by one. */
+static am_status make_views(am_sharder *s, int unit)
+{
+    am_status st = AM_OK;
+    const am_unit *u = &s->c->store.unit[unit];
+    for (int e = 0; e < u->num_entries; e++) {
+        int p = u->entry[e].param, master, cast = -1;
+        am_value v = s->g->values[s->g->param_value[p]];
+        AM_TRY(am_graph_subvalue(s->g, v.name, s->c->master[unit], u->entry[e].offset, v.rank, v.dim, &master));
+        s->view[p] = master;
+        if (!readers_round(s, p)) {
+            AM_TRY(am_graph_value(s->g, v.name, s->g->compute, v.rank, v.dim, &cast));
+            AM_TRY(make(s, "cast", master, cast, AM_ACC_NO, AM_WHEN_ALWAYS, unit, 0, 0));
+            s->g->nodes[s->into->at[s->into->n - 1]].id = am_hash64(v.name, strlen(v.name), 0);
+            s->view[p] = cast;
+        }
+        s->g->values[s->view[p]].param = p;
+    }
 done:
     return st;
 }
@@ -411,6 +448,7 @@ am_status am_pass_shard(am_compile *c)
     size_t nu = (size_t)c->store.num_units;
     bool backward = c->o->kind == AM_PROGRAM_TRAIN || c->o->kind == AM_PROGRAM_VERIFY;
     s.hoist = c->shards == 1 || !c->o->reshard;
+    s.rounds = c->shards == 1 && c->g->compute != c->g->precise && c->o->fuse && c->o->kind != AM_PROGRAM_GENERATE;
     s.persist = c->o->micro_batches > 1 && (c->shards == 1 || c->o->defer_sync);
     AM_TRY(am_calloc(nu, sizeof *s.weights, &s.weights));
     AM_TRY(am_calloc(c->g->num_params, sizeof *s.view, &s.view));
@@ -423,7 +461,8 @@ am_status am_pass_shard(am_compile *c)
     settle_accumulation(&s);
     s.into = &s.made[SEG_PRE];
     c->g->phase = AM_PHASE_PRE;
-    for (size_t u = 0; s.hoist && u < nu; u++) AM_TRY(make_weights(&s, (int)u));
+    for (size_t u = 0; s.hoist && u < nu; u++)
+        AM_TRY(s.rounds ? make_views(&s, (int)u) : make_weights(&s, (int)u));
     if (backward) AM_TRY(prepare_gradients(&s, marks));
     AM_TRY(weave(&s, SEG_F, NULL));
     if (backward) AM_TRY(weave(&s, SEG_B, marks));

@@ -161,45 +161,75 @@ done:
     return st;
 }
 
-static int find_node(const am_graph *g, const char *op, int reads)
+/* Nodes of this operator that read the value; the first two of them in at[]. */
+static int find_readers(const am_graph *g, const char *op, int value, int at[2])
 {
-    int found = -1;
+    int found = 0;
     for (size_t n = 0; n < g->num_nodes; n++) {
         if (strcmp(g->nodes[n].def->name, op) != 0) continue;
         for (int i = 0; i < g->nodes[n].num_in; i++)
-            if (g->nodes[n].in[i] == reads) found = found == -1 ? (int)n : -2; /* -2: several */
+            if (g->nodes[n].in[i] == value) {
+                if (found < 2) at[found] = (int)n;
+                found++;
+            }
     }
     return found;
 }
 
+/* linear_ce and its loss_sum, and the linear_ce_bwd nodes: one, or where W runs apart one for dh and one for dw. */
+typedef struct am_head {
+    int ce, sum, bwd, dw_apart; /* nodes; dw_apart -1: bwd gives both */
+} am_head;
+
+static bool find_loss(const am_graph *g, am_head *h)
+{
+    int sum[2], bwd[2];
+    *h = (am_head){.ce = -1, .dw_apart = -1};
+    for (size_t i = 0; i < g->num_nodes; i++)
+        if (strcmp(g->nodes[i].def->name, "linear_ce") == 0) h->ce = (int)i;
+    if (h->ce < 0 || g->nodes[h->ce].attrs.softcap != 0) return false;
+    int lse = g->nodes[h->ce].out[0], backwards = find_readers(g, "linear_ce_bwd", lse, bwd);
+    if (find_readers(g, "loss_sum", lse, sum) != 1 || backwards < 1 || backwards > 2 || uses_of(g, lse) != 1 + backwards) return false;
+    h->sum = sum[0];
+    h->bwd = bwd[0];
+    if (backwards == 2) h->dw_apart = bwd[1];
+    return g->nodes[h->bwd].out[0] >= 0 && (backwards == 1 || g->nodes[bwd[1]].out[0] < 0);
+}
+
+/* linear_ce_bwd becomes linear_ce_grad, which gives lse and target as well. */
+static void grad_instead(am_graph *g, int node, int lse, int target)
+{
+    am_node *x = &g->nodes[node];
+    const int out[4] = {lse, target, x->out[0], x->num_out > 1 ? x->out[1] : -1};
+    x->def = am_op_find("linear_ce_grad");
+    x->in[3] = x->in[4]; /* dlogp */
+    x->num_in = x->num_out = 4;
+    memcpy(x->out, out, sizeof out);
+    for (int i = 0; i < 4; i++)
+        if (out[i] >= 0) g->values[out[i]].producer = node;
+}
+
 /* dlogp is known before the logits are (it is 1/N of the step), so that loss and gradients can be made of the same ones:
- * linear_ce and linear_ce_bwd become linear_ce_grad, where linear_ce_bwd stood; the loss is summed after it.  Not with a
- * softcap, nor where dw runs apart from dh. */
+ * linear_ce and linear_ce_bwd become linear_ce_grad, where linear_ce_bwd stood; the loss is summed after it.  Where W runs apart
+ * dh and dw come from a linear_ce_grad each, so that their bits are the same.  Not with a softcap. */
 am_status am_pass_fuse_loss(am_compile *c)
 {
     am_status st = AM_OK;
     am_graph *g = c->g;
-    int ce = -1, *order = NULL;
+    am_head h;
+    int *order = NULL, again[2];
     size_t n = 0;
-    for (size_t i = 0; i < g->num_nodes; i++)
-        if (strcmp(g->nodes[i].def->name, "linear_ce") == 0) ce = (int)i;
-    if (ce < 0 || g->nodes[ce].attrs.softcap != 0) goto done;
-    const am_node head = g->nodes[ce];
-    int sum = find_node(g, "loss_sum", head.out[0]), bwd = find_node(g, "linear_ce_bwd", head.out[0]);
-    if (sum < 0 || bwd < 0 || uses_of(g, head.out[0]) != 2 || g->nodes[bwd].out[0] < 0) goto done;
-    am_node *both = &g->nodes[bwd];
-    const int dh = both->out[0], dw = both->num_out > 1 ? both->out[1] : -1, dlogp = both->in[4];
-    both->def = am_op_find("linear_ce_grad");
-    both->in[3] = dlogp;
-    both->num_in = both->num_out = 4;
-    const int out[4] = {head.out[0], head.out[1], dh, dw};
-    memcpy(both->out, out, sizeof out);
-    g->values[head.out[0]].producer = g->values[head.out[1]].producer = bwd;
-    g->nodes[sum].phase = both->phase;
+    if (!find_loss(g, &h)) goto done;
+    const am_node head = g->nodes[h.ce];
+    grad_instead(g, h.bwd, head.out[0], head.out[1]);
+    for (int i = 0; h.dw_apart >= 0 && i < 2; i++)
+        AM_TRY(am_graph_value_like(g, "again", head.out[i], g->values[head.out[i]].dtype, &again[i]));
+    if (h.dw_apart >= 0) grad_instead(g, h.dw_apart, again[0], again[1]);
+    g->nodes[h.sum].phase = g->nodes[h.bwd].phase;
     AM_TRY(am_calloc(g->num_nodes + 1, sizeof *order, &order));
     for (int i = 0; i < (int)g->num_nodes; i++) {
-        if (i != ce && i != sum) order[n++] = i;
-        if (i == bwd) order[n++] = sum;
+        if (i != h.ce && i != h.sum) order[n++] = i;
+        if (i == h.bwd) order[n++] = h.sum;
     }
     AM_TRY(am_graph_reorder(g, order, n));
 done:

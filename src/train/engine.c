@@ -64,8 +64,12 @@ am_status am_engine_open(const am_engine_options *o, am_engine **out)
     e->rank = am_comm_rank(e->comm);
     e->size = am_comm_size(e->comm);
     label_lines(e->comm);
+    am_start_mark_end(o->clock, "ranks joined");
     AM_TRY(place(e, o));
     AM_TRY(am_device_create(o->device ? o->device : "cpu", e->threads, &e->device));
+    if (o->huge_pages && strcmp(o->huge_pages, "auto") != 0)
+        am_device_set_huge_pages(e->device, strcmp(o->huge_pages, "true") == 0);
+    am_start_mark_end(o->clock, "cores taken");
     *out = e;
     e = NULL;
 done:

@@ -7,6 +7,7 @@
 #include "graph/model.h"
 #include "graph/program.h"
 #include "topo/topo.h"
+#include "train/start_clock.h"
 
 typedef struct am_engine {
     am_comm          *comm;
@@ -21,8 +22,10 @@ typedef struct am_engine {
 typedef struct am_engine_options {
     const char *device;  /* "cpu" or "guarded"; NULL = cpu */
     int         threads; /* 0 = the cores of this rank's share */
+    const char *huge_pages; /* "auto", "true" or "false", see run.huge_pages; NULL = auto */
     double      timeout_seconds;
     bool        quiet;   /* no line about the placement */
+    am_start_clock *clock; /* NULL: nobody asks how long it takes */
 } am_engine_options;
 
 /** Joins the other ranks, takes its share of the cores, makes the device.  [collective] */

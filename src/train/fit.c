@@ -76,7 +76,12 @@ static bool set_flag(bool *flag, bool value)
 
 static bool reduce_often(am_settings *s) { return set_flag(&s->defer_sync, false); }
 static bool reshard(am_settings *s) { return set_flag(&s->reshard, true); }
-static bool recompute(am_settings *s) { return set_flag(&s->recompute, true); }
+static bool recompute(am_settings *s)
+{
+    bool change = s->recompute != AM_RECOMPUTE_FULL;
+    s->recompute = AM_RECOMPUTE_FULL;
+    return change;
+}
 static bool write_at_once(am_settings *s) { return s->ckpt_enabled && set_flag(&s->ckpt_async, false); }
 
 static bool one_row(am_settings *s)

@@ -36,6 +36,7 @@ am_status am_settings_begin(const am_config *cfg, am_settings *s)
     AM_TRY(copy_list(cfg, "freeze_config.patterns", &s->freeze, &s->num_freeze));
     s->device = am_config_string(cfg, "run.device");
     s->threads = (int)am_config_int(cfg, "run.threads");
+    s->huge_pages = am_config_string(cfg, "run.huge_pages");
     s->timeout_seconds = 60 * am_config_float(cfg, "dist_env.timeout_minutes");
     AM_TRY(am_strdup(am_run_dir_of(cfg), &s->run_dir));
 done:
@@ -131,6 +132,11 @@ static void read_optimizer(const am_config *cfg, am_settings *s)
     s->max_norm = am_config_section(cfg, "clip_grad_norm") ? am_config_float(cfg, "clip_grad_norm.max_norm") : 0;
 }
 
+static am_recompute recompute_named(const char *name)
+{
+    return strcmp(name, "full") == 0 ? AM_RECOMPUTE_FULL : strcmp(name, "selective") == 0 ? AM_RECOMPUTE_SELECTIVE : AM_RECOMPUTE_NONE;
+}
+
 static am_status read_run(const am_config *cfg, am_settings *s)
 {
     am_status st = AM_OK;
@@ -147,8 +153,7 @@ static am_status read_run(const am_config *cfg, am_settings *s)
     const char *export = am_config_string(cfg, "checkpoint.save_consolidated");
     s->export_every = export && strcmp(export, "every") == 0;
     s->export_final = export && strcmp(export, "false") != 0;
-    const char *recompute = am_config_string(cfg, "distributed.recompute");
-    s->recompute = recompute && strcmp(recompute, "full") == 0;
+    s->recompute = recompute_named(am_config_string(cfg, "distributed.recompute"));
     s->overlap = am_config_bool(cfg, "distributed.overlap");
     s->reshard = am_config_bool(cfg, "distributed.reshard_after_forward");
     s->defer_sync = am_config_bool(cfg, "distributed.defer_fsdp_grad_sync");

@@ -18,7 +18,8 @@ typedef struct am_settings {
     int64_t     ranks, dp, global_rows, local_rows, micro_batches, seq_len;
     am_mesh     mesh;
     uint64_t    seed;
-    bool        packed, shuffle, recompute, overlap, reshard, defer_sync, fuse;
+    am_recompute recompute;
+    bool        packed, shuffle, overlap, reshard, defer_sync, fuse;
     am_long_samples long_samples;
     int64_t     limit_samples, num_epochs, max_steps, ckpt_every, val_every; /* 0 = not given */
     bool        ckpt_every_epoch, ckpt_enabled, ckpt_async, export_final, export_every;
@@ -29,6 +30,7 @@ typedef struct am_settings {
     char       *run_dir, *ckpt_dir;
     const char *device;
     int         threads;
+    const char *huge_pages;
 } am_settings;
 
 /** @param ranks  of the job (or those of a dry run).  @return AM_ERR_CONFIG with the place in the recipe. */

@@ -115,6 +115,7 @@ static am_status compile(am_run *r)
     am_status st = AM_OK;
     AM_TRY(open_data(r));
     AM_TRY(count_steps(r));
+    am_start_mark_end(r->clock, "data opened");
     AM_TRY(check_unread(r));
     AM_TRY(am_train_compile(&r->s, r->model, r->engine->rank, r->engine->threads, r->num_validations > 0, r->program, &r->num_programs));
 done:
@@ -157,19 +158,26 @@ done:
 static am_status start(am_run *r)
 {
     am_status st = AM_OK, begun = am_settings_begin(r->cfg, &r->s);
-    am_engine_options eo = {.device = r->s.device, .threads = r->s.threads, .timeout_seconds = r->s.timeout_seconds};
+    am_engine_options eo = {.device = r->s.device, .threads = r->s.threads, .huge_pages = r->s.huge_pages, .timeout_seconds = r->s.timeout_seconds,
+                            .clock = r->clock};
     if (begun != AM_OK) return am_engine_refuse(begun);
     AM_TRY(am_engine_open(&eo, &r->engine));
     AM_TRY(am_engine_together(r->engine, open_model(r)));
+    am_start_mark_end(r->clock, "model opened");
     AM_TRY(am_engine_together(r->engine, am_comm_set_mesh(r->engine->comm, &r->s.mesh)));
     AM_TRY(am_engine_together(r->engine, compile(r)));
+    am_start_mark_end(r->clock, "compiled");
     AM_TRY(am_engine_agree(r->engine, r->program, r->num_programs));
     AM_TRY(am_run_identify(r));
     AM_TRY(am_engine_together(r->engine, fits(r)));
     AM_TRY(am_run_dir_enter(&r->s, r->engine, &r->dir));
+    am_start_mark_end(r->clock, "agreed");
     AM_TRY(am_engine_together(r->engine, allocate(r)));
+    am_start_mark_end(r->clock, "memory taken");
     AM_TRY(am_run_restore(r));
+    am_start_mark_end(r->clock, "weights loaded");
     AM_TRY(am_engine_together(r->engine, start_data(r)));
+    am_start_mark_end(r->clock, AM_START_READY);
 done:
     return st;
 }
@@ -347,12 +355,18 @@ static void release(am_run *r)
 
 am_status am_train_refused(am_status why) { return why == AM_OK ? why : am_engine_refuse(why); }
 
-am_status am_train(const am_config *cfg)
+/* `clock` given: one step, and nothing is saved of it. */
+static am_status train(const am_config *cfg, am_start_clock *clock, int *rank)
 {
     am_status st = AM_OK, end;
-    am_run r = {.cfg = cfg, .saved_at = -1, .evaluated_at = -1};
+    am_run r = {.cfg = cfg, .saved_at = -1, .evaluated_at = -1, .clock = clock};
+    int signal = 0;
     AM_TRY(am_signals_install()); /* one that comes while the ranks are still finding each other is acted upon after the first step */
     AM_TRY(start(&r));
+    if (rank) *rank = r.engine->rank;
+    if (clock && r.step < r.total_steps) AM_TRY(train_step(&r, &signal));
+    am_start_mark_end(clock, AM_START_STEP);
+    if (clock) goto done;
     AM_TRY(loop(&r));
     AM_TRY(finish(&r));
 done:
@@ -363,3 +377,7 @@ done:
     am_run_dir_leave(&r.dir); /* no rank writes any more */
     return st == AM_OK ? end : st;
 }
+
+am_status am_train(const am_config *cfg) { return train(cfg, NULL, NULL); }
+
+am_status am_train_first_step(const am_config *cfg, am_start_clock *clock, int *rank) { return train(cfg, clock, rank); }

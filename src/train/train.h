@@ -7,6 +7,10 @@
 /** Train as the recipe says; resumes by itself.  Opens and closes the engine.
  *  @return AM_INTERRUPTED after a signal, checkpoint committed. */
 am_status am_train(const am_config *cfg) AM_WARN_UNUSED;
+struct am_start_clock;
+/** The same up to the end of the first step, which nothing is saved of: what `automodel bench start` measures.
+ *  @param clock  begun; gets a mark for each part of the start.  @param[out] rank  of this process. */
+am_status am_train_first_step(const am_config *cfg, struct am_start_clock *clock, int *rank) AM_WARN_UNUSED;
 
 /** `why` is what loading the recipe gave: AM_OK at once; otherwise the ranks that were refused agree on which of them reports. */
 am_status am_train_refused(am_status why) AM_WARN_UNUSED;

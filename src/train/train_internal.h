@@ -38,6 +38,7 @@ typedef struct am_run {
     int64_t          saved_at, evaluated_at; /* steps, -1 = never */
     int64_t          step_targets;
     int              skipped_in_a_row;
+    am_start_clock  *clock; /* NULL: nobody asks how long the start takes */
 } am_run;
 
 /** All ranks read the same recipe and the same data and are the same binary; else the first other one is named, with the difference.

@@ -148,10 +148,6 @@ static void test_config_errors__refused_by_name(void **state)
          "r.yaml:1:51: quantization.load_in_4bit: true is not offered: quantised base weights (QLoRA) are "
          "not offered in "
          "this version: remove the section"},
-        {"distributed:\n  activation_checkpointing: selective\n",
-         "r.yaml:2:29: distributed.recompute: selective is refused: selective recomputation is not offered "
-         "in this "
-         "version: write full or none"},
         {"model: {backend: {fake_balanced_gate: true}}\n",
          "r.yaml:1:19: model.backend.fake_balanced_gate: true is not offered: it replaces the router by a "
          "fake one: "

@@ -113,7 +113,7 @@ static void test_config_print__help(void **state)
     free(s);
     s = printed(NULL, AM_OK);
     assert_non_null(strstr(s, "--seed\n      Another spelling of rng.seed."));
-    assert_non_null(strstr(s, "--distributed.recompute  <none|full>  default: none"));
+    assert_non_null(strstr(s, "--distributed.recompute  <none|selective|full>  default: selective"));
     free(s);
 }
 
@@ -129,7 +129,7 @@ static void test_config_print__reference(void **state)
     assert_int_equal(fread(text, 1, (size_t)n, f), n);
     fclose(f);
     assert_memory_equal(text, "# Options of a recipe\n", 22);
-    assert_non_null(strstr(text, "| `recompute` | none\\|full | `none` | full: a layer keeps"));
+    assert_non_null(strstr(text, "| `recompute` | none\\|selective\\|full | `selective` | What backward computes again"));
     assert_non_null(strstr(text, "| `wandb` | accepted, no effect: "));
     assert_non_null(strstr(text, "| `fp8` | not offered when `enabled` is true: "));
     assert_non_null(strstr(text, "`_target_: automodel.ShardDataset`: token shards"));

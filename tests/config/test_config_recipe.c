@@ -190,7 +190,7 @@ static void test_config_recipe__defaults(void **state)
     assert_true(am_config_bool(cfg, "distributed.overlap"));
     assert_true(am_config_bool(cfg, "distributed.defer_fsdp_grad_sync"));
     assert_true(am_config_bool(cfg, "distributed.reshard_after_forward"));
-    assert_string_equal(am_config_string(cfg, "distributed.recompute"), "none");
+    assert_string_equal(am_config_string(cfg, "distributed.recompute"), "selective");
     assert_string_equal(am_config_string(cfg, "run.device"), "cpu");
     assert_string_equal(am_config_string(cfg, "lr_scheduler.lr_decay_style"),
                         "constant"); /* without the section */

@@ -75,7 +75,7 @@ static am_graph *make(int64_t rows, int64_t seq, am_dtype compute)
     return g;
 }
 
-static void check(const char *card, bool recompute)
+static void check(const char *card, am_recompute recompute)
 {
     pt_shape s = pt_default_shape();
     am_program_options o = am_program_defaults(AM_PROGRAM_VERIFY);
@@ -91,8 +91,9 @@ static void check(const char *card, bool recompute)
 
 static void test_cards__parallel_residual(void **state)
 {
-    check(parallel_card, false);
-    check(parallel_card, true);
+    check(parallel_card, AM_RECOMPUTE_NONE);
+    check(parallel_card, AM_RECOMPUTE_FULL);
+    check(parallel_card, AM_RECOMPUTE_SELECTIVE);
 }
 
 static void test_cards__sandwich_norms(void **state)

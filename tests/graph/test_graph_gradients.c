@@ -44,12 +44,16 @@ static void test_gradients__passes(void **state)
 {
     pt_shape s = pt_default_shape();
     am_program_options o = am_program_defaults(AM_PROGRAM_VERIFY);
-    o.recompute = true;
+    o.recompute = AM_RECOMPUTE_FULL;
     check_gradients(&s, &o);
     o.micro_batches = 3;
     check_gradients(&s, &o);
+    o.recompute = AM_RECOMPUTE_SELECTIVE;
+    check_gradients(&s, &o);
     o.gpipe = o.split_w = true;
     o.fuse = false;
+    check_gradients(&s, &o);
+    o.recompute = AM_RECOMPUTE_FULL;
     check_gradients(&s, &o);
 }
 
@@ -103,7 +107,7 @@ static void test_gradients__registered_operator(void **state)
     am_program_options o = am_program_defaults(AM_PROGRAM_VERIFY);
     s.extra = &cube;
     check_gradients(&s, &o);
-    o.recompute = true;
+    o.recompute = AM_RECOMPUTE_FULL;
     check_gradients(&s, &o);
 }
 

@@ -96,7 +96,7 @@ static void test_layouts__equal_to_one_rank(void **state)
             o.eps = 1e-3;
             close_to(&whole, run(&o, comm, AM_F64, "cpu", NULL), 1e-11, "layout against one rank");
             o.defer_sync = false;
-            o.recompute = true;
+            o.recompute = AM_RECOMPUTE_FULL;
             close_to(&whole, run(&o, comm, AM_F64, "cpu", NULL), 1e-11, "reduced every micro-batch");
         }
         free(whole.weights);
@@ -114,8 +114,20 @@ static void variants(am_dtype compute, int micro)
     same_bits(&base, run(&o, comm, compute, "cpu", NULL), "overlap off");
     o = fsdp, o.reshard = false;
     same_bits(&base, run(&o, comm, compute, "cpu", NULL), "weights kept");
-    o = fsdp, o.recompute = true;
+    o = fsdp, o.recompute = AM_RECOMPUTE_FULL;
     same_bits(&base, run(&o, comm, compute, "cpu", NULL), "recompute");
+    o.recompute = AM_RECOMPUTE_SELECTIVE;
+    same_bits(&base, run(&o, comm, compute, "cpu", NULL), "selective recompute");
+    o.fuse = false; /* an activation and its product with something else are a chain of two */
+    am_program_options plain = fsdp;
+    plain.fuse = false;
+    outcome unfused = run(&plain, comm, compute, "cpu", NULL);
+    same_bits(&unfused, run(&o, comm, compute, "cpu", NULL), "selective recompute of a chain");
+    o.gpipe = o.split_w = plain.gpipe = plain.split_w = true;
+    outcome apart = run(&plain, comm, compute, "cpu", NULL);
+    same_bits(&apart, run(&o, comm, compute, "cpu", NULL), "selective recompute, W apart");
+    free(unfused.weights);
+    free(apart.weights);
     o = fsdp, o.gpipe = true;
     same_bits(&base, run(&o, comm, compute, "cpu", NULL), "GPipe order");
     o = fsdp, o.gpipe = o.split_w = true;
@@ -159,6 +171,34 @@ static void test_layouts__hsdp(void **state)
     free(flat.weights);
 }
 
+static int64_t frame_bytes(const pt_shape *s, am_recompute recompute, int64_t *flops)
+{
+    am_program_options o = am_program_defaults(AM_PROGRAM_TRAIN);
+    am_graph *g = pt_graph(s, AM_BF16);
+    am_program *p = NULL;
+    o.recompute = recompute;
+    PT_OK(am_program_compile(&g, &o, &p));
+    int64_t bytes = p->region_bytes[AM_REGION_FRAME];
+    *flops = p->flops;
+    am_program_free(&p);
+    return bytes;
+}
+
+/* Not kept: two norms and one gated activation a layer, [N, D] and [N, F] in bf16, each rounded up to 64 bytes. */
+static void test_layouts__selective_recompute_keeps_less(void **state)
+{
+    pt_shape s = pt_default_shape();
+    s.rows = 4, s.seq = 32;
+    int64_t N = s.rows * s.seq, none_flops, flops;
+    int64_t saved = s.layers * (2 * (N * s.D * 2) + N * s.F * 2);
+    int64_t none = frame_bytes(&s, AM_RECOMPUTE_NONE, &none_flops), selective = frame_bytes(&s, AM_RECOMPUTE_SELECTIVE, &flops);
+    assert_int_equal(N * s.D * 2 % 64 + N * s.F * 2 % 64, 0);
+    assert_int_equal(none - selective, saved);
+    assert_int_equal(flops, none_flops); /* no product is run again */
+    assert_true(frame_bytes(&s, AM_RECOMPUTE_FULL, &flops) < selective);
+    assert_true(flops > none_flops);
+}
+
 /* A wait taken out is found by the checker. */
 static void test_layouts__checker_finds_missing_wait(void **state)
 {
@@ -197,6 +237,7 @@ int main(void)
         cmocka_unit_test(test_layouts__same_bits_fp32),
         cmocka_unit_test(test_layouts__same_bits_bf16),
         cmocka_unit_test(test_layouts__hsdp),
+        cmocka_unit_test(test_layouts__selective_recompute_keeps_less),
         cmocka_unit_test(test_layouts__checker_finds_missing_wait),
     };
     am_comm_options options = {.max_requests = 512};

@@ -61,7 +61,7 @@ static am_program *compile(const am_model *m, int64_t rank)
     o.mesh.size[AM_MESH_DP_SHARD] = RANKS;
     o.rank = rank;
     o.threads = 8;
-    o.recompute = true;
+    o.recompute = AM_RECOMPUTE_FULL;
     OK(am_model_graph(m, 1, 4096, AM_BF16, &g));
     OK(am_program_compile(&g, &o, &p));
     return p;

@@ -117,7 +117,7 @@ static void same_bits(const result *a, const result *b, const char *what)
 /* ---- bounded dimensions ----------------------------------------------------------------------------- */
 
 /* The unfed part of the planned frame is NaN (poison): whoever reads beyond the actual count shows. */
-static void counts_through_one(am_dtype compute, bool recompute)
+static void counts_through_one(am_dtype compute, am_recompute recompute)
 {
     static const int64_t counts[] = {300, 7, 1, 300, 2, 7};
     pt_shape s = pt_default_shape();
@@ -146,9 +146,9 @@ static void counts_through_one(am_dtype compute, bool recompute)
 
 static void test_programs__bounded_dims(void **state)
 {
-    counts_through_one(AM_F32, false);
-    counts_through_one(AM_BF16, true);
-    counts_through_one(AM_F64, false);
+    counts_through_one(AM_F32, AM_RECOMPUTE_SELECTIVE);
+    counts_through_one(AM_BF16, AM_RECOMPUTE_FULL);
+    counts_through_one(AM_F64, AM_RECOMPUTE_NONE);
 }
 
 /* ---- several programs, one store -------------------------------------------------------------------- */
@@ -166,7 +166,7 @@ static void test_programs__two_instances_equal_logits(void **state)
         shapes[1].rows = shapes[2].rows = 1;
         shapes[1].seq = 20;
         shapes[2].seq = 33; /* the second instance is planned for more, and keeps other values */
-        o[2].recompute = true;
+        o[2].recompute = AM_RECOMPUTE_FULL;
         create(&r, shapes, o, 3, i ? AM_BF16 : AM_F32, true);
         result a = verify(&r, 1, x), b = verify(&r, 2, x);
         same_bits(&a, &b, "two instances");

@@ -267,7 +267,9 @@ static void variants(am_dtype compute)
     am_program_options base = layout(ranks, 2), o;
     outcome plain = train(base, comm, compute, 0, 5);
     assert_true(isfinite(plain.loss[STEPS - 1]));
-    o = base, o.recompute = true;
+    o = base, o.recompute = AM_RECOMPUTE_SELECTIVE;
+    same_bits(&plain, train(o, comm, compute, 0, 5), "selective recompute");
+    o.recompute = AM_RECOMPUTE_FULL;
     same_bits(&plain, train(o, comm, compute, 0, 5), "recompute");
     same_bits(&plain, train(o, comm, compute, 3, 5), "recompute, another legal order");
     o.gpipe = o.split_w = true;
@@ -319,7 +321,7 @@ static void test_random__gradients_through_the_masks(void **state)
 {
     pt_run r;
     am_program_options o[2] = {am_program_defaults(AM_PROGRAM_VERIFY), am_program_defaults(AM_PROGRAM_EVAL)};
-    o[0].recompute = true;
+    o[0].recompute = AM_RECOMPUTE_FULL;
     create(&r, AM_F64, o, 2, alone, NULL);
     run_once(&r, 0, 1, 5);
     for (int p = 0; p < am_graph_num_params(r.program[0]->graph); p++) {
