@@ -1,7 +1,7 @@
 /* memory.c: values → region and offset.  ARENA is reused by happens-before: u's bytes may become v's only
  * when every operator that touches u is ordered before the first that touches v (waits.c), never because it
- * stands earlier in the list.  Placement is greedy by size: the largest first, each at the lowest offset free
- * of values it may not share with. */
+ * stands earlier in the list.  Placement is greedy: the largest first, or the longest-lived first where that
+ * takes less, each at the lowest offset free of values it may not share with. */
 #include "graph/pass.h"
 
 #include <stdlib.h>
@@ -138,12 +138,27 @@ static int by_begin(const void *a, const void *b)
     return (x->begin > y->begin) - (x->begin < y->begin);
 }
 
-static am_status place_spans(const am_segment *s, const am_order *o, am_span *spans, size_t n, int64_t *bytes)
+/* how long it lives in the compute queue, nearly: one is a place in its queue, the other in the segment */
+static int span_operators(const am_span *x)
+{
+    return x->last[AM_QUEUE_COMPUTE] - x->first;
+}
+
+/* the longest-lived first */
+static int by_life(const void *a, const void *b)
+{
+    const am_span *x = a, *y = b;
+    if (span_operators(x) != span_operators(y)) return span_operators(x) < span_operators(y) ? 1 : -1;
+    return by_size(a, b);
+}
+
+static am_status place_in_order(const am_segment *s, const am_order *o, am_span *spans, size_t n,
+                                int (*order)(const void *, const void *), int64_t *bytes)
 {
     am_status st = AM_OK;
     am_hole *taken = NULL;
     AM_TRY(am_calloc(n + 1, sizeof *taken, &taken));
-    if (n) qsort(spans, n, sizeof *spans, by_size);
+    if (n) qsort(spans, n, sizeof *spans, order);
     *bytes = 0;
     for (size_t i = 0; i < n; i++) {
         size_t m = 0;
@@ -159,6 +174,18 @@ static am_status place_spans(const am_segment *s, const am_order *o, am_span *sp
     }
 done:
     am_free(&taken);
+    return st;
+}
+
+/* Greedy placement is a heuristic: of two orders the one that takes less. */
+static am_status place_spans(const am_segment *s, const am_order *o, am_span *spans, size_t n, int64_t *bytes)
+{
+    am_status st = AM_OK;
+    int64_t other;
+    AM_TRY(place_in_order(s, o, spans, n, by_life, &other));
+    AM_TRY(place_in_order(s, o, spans, n, by_size, bytes));
+    if (other < *bytes) AM_TRY(place_in_order(s, o, spans, n, by_life, bytes));
+done:
     return st;
 }
 

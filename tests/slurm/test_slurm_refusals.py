@@ -154,20 +154,20 @@ class Llama70B(cluster.Case):
         job = self.submit("--mem=400G", "--", "--memory-per-node=480GiB")
         self.succeeds(job)
         self.assertRegex(job.output(), r"64 ranks of 8 CPUs on n\[1-8\], configs/llama3_70b_sft\.yaml")
-        self.assertRegex(job.output(), r"total +43746365824 bytes")
-        self.assertRegex(job.output(), r"memory: 57\.04 GB a rank .*, 456\.34 GB for the 8 of a node, of 515\.40 GB")
+        self.assertRegex(job.output(), r"total +41910768512 bytes")
+        self.assertRegex(job.output(), r"memory: 55\.21 GB a rank .*, 441\.65 GB for the 8 of a node, of 515\.40 GB")
         runs.note(re.search(r"memory: .*", job.output()).group(0))
 
     def test_slurm_refusals__llama70b_on_too_few_nodes(self):
         job = self.submit("--mem=400G", "--nodes=2", "--", "--memory-per-node=480GiB")
         self.assertEqual(job.end(), ("FAILED", 4), job.output())
-        self.assertIn("it fits with sbatch --nodes=8 --ntasks-per-node=8 (57.04 GB a rank)", sentence(job))
+        self.assertIn("it fits with sbatch --nodes=8 --ntasks-per-node=8 (55.21 GB a rank)", sentence(job))
 
     def test_slurm_refusals__llama70b_and_what_is_there(self):
         """Without the statement the node itself is asked."""
         job = self.submit("--mem=1G", "--")
         self.assertEqual(job.end(), ("FAILED", 4), job.output())
-        self.assertRegex(sentence(job), r"456\.34 GB, and 1\.07 GB are there \(--mem of Slurm job \d+\)")
+        self.assertRegex(sentence(job), r"441\.65 GB, and 1\.07 GB are there \(--mem of Slurm job \d+\)")
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ class Failures(runs.Case):
             result = self.ends_within(job, pids, timeout + 2 + SECONDS)
             self.ends(result, 7)
             self.assertGreaterEqual(result.seconds, timeout)
-            inside = r"'[a-z_]+ layer -?\d+' \(.*sequence \d+ of group dp_[a-z]+ = ranks [012 ]*3,"
+            inside = r"'[a-z_]+ layer -?\d+' \(.*sequence \d+ of group dp_[a-z_+]+ = ranks [012 ]*3,"
             between = r"the control call '[a-z]+' \(number \d+"  # steps, in a save
             waited = r"rank [012] waited 2\.4 s for "
             self.one_message(result, f"{waited}({inside}|{between})", "rank 3 does not answer")
