@@ -18,10 +18,7 @@ static am_reads reads_of(const am_graph *g, int root, int except)
 {
     am_reads r = {.last = -1};
     for (int n = 0; n < (int)g->num_nodes; n++) {
-        bool reads = false;
-        for (int i = 0; i < g->nodes[n].num_in; i++)
-            reads = reads || (g->nodes[n].in[i] >= 0 && g->values[g->nodes[n].in[i]].root == root);
-        if (!reads || n == except) continue;
+        if (n == except || !am_node_reads(g, &g->nodes[n], root)) continue;
         r.count++;
         r.last = n;
         r.for_weights = r.for_weights || g->nodes[n].phase == AM_PHASE_W;

@@ -47,4 +47,12 @@ static inline bool am_order_before(const am_order *o, const am_segment *s, int a
     return o->number[a] <= o->clock[b * AM_QUEUE_COUNT + s->op[a].queue];
 }
 
+/* Does the node read (any part of) the value `root` owns memory for? */
+static inline bool am_node_reads(const am_graph *g, const am_node *x, int root)
+{
+    for (int i = 0; i < x->num_in; i++)
+        if (x->in[i] >= 0 && g->values[x->in[i]].root == root) return true;
+    return false;
+}
+
 #endif

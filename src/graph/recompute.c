@@ -54,12 +54,10 @@ static am_readers readers_of(const am_clones *k, int root, int layer)
     am_readers r = {0};
     for (int n = k->forward; n < k->before; n++) {
         const am_node *x = &k->g->nodes[n];
-        for (int i = 0; i < x->num_in; i++) {
-            if (x->in[i] < 0 || k->g->values[x->in[i]].root != root) continue;
-            r.count++;
-            r.elsewhere += x->layer != layer;
-            r.phases |= 1 << x->phase;
-        }
+        if (!am_node_reads(k->g, x, root)) continue;
+        r.count++;
+        r.elsewhere += x->layer != layer;
+        r.phases |= 1 << x->phase;
     }
     return r;
 }
