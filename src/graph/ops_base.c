@@ -1,0 +1,455 @@
+/* ops_base: the operators every decoder has, and the engine's own.  Rows at the end; above them infer functions,
+ * vjp functions, FLOP counts, by family. */
+#include "graph/ops_internal.h"
+
+#include <string.h>
+
+#define V AM_OP_IN
+
+/* ---- shapes ------------------------------------------------------------------------------------------- */
+
+/* y like input 0 */
+static am_status infer_like(am_graph *g, am_node *n)
+{
+    am_value x = *V(0);
+    return am_op_set_out(g, n, 0, n->def->name, x.dtype, x.rank, x.dim);
+}
+
+/* y like inputs 0 and 1, which must have equal dims */
+static am_status infer_pair(am_graph *g, am_node *n)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_op_want_inputs(n, 2, 2));
+    AM_CHECK(am_value_elements(V(0)) == am_value_elements(V(1)) &&
+                 V(0)->dim[V(0)->rank - 1].local == V(1)->dim[V(1)->rank - 1].local,
+             AM_ERR_CARD, "%s of %s and %s: their dimensions differ", n->def->name, V(0)->name, V(1)->name);
+    AM_TRY(infer_like(g, n));
+done:
+    return st;
+}
+
+static am_status infer_embed(am_graph *g, am_node *n)
+{
+    am_dim dims[2] = {V(0)->dim[0], V(1)->dim[1]};
+    return am_op_set_out(g, n, 0, "embed", g->compute, 2, dims);
+}
+
+/* The dims a linear's output features have: the layout of the weight's first axis when it is a product. */
+static int output_dims(const am_graph *g, const am_value *w, am_dim *dims)
+{
+    const am_layout *l = w->param >= 0 ? g->params[w->param].layout[0] : NULL;
+    if (!l || l->kind != AM_LAYOUT_PRODUCT || l->num_parts > AM_MAX_RANK - 1) {
+        dims[0] = w->dim[0];
+        return 1;
+    }
+    for (int i = 0; i < l->num_parts; i++)
+        dims[i] = l->part[i]->kind == AM_LAYOUT_DIM ? l->part[i]->dim : am_dim_number(l->part[i]->size);
+    return l->num_parts;
+}
+
+static am_status infer_linear(am_graph *g, am_node *n)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_op_want_inputs(n, 2, 3));
+    const am_value *x = V(0), *w = V(1);
+    AM_CHECK(w->rank == 2 && am_op_features(x) == w->dim[1].local, AM_ERR_SHAPE,
+             "linear: %s has %" PRId64 " features, the weight %s takes %" PRId64, x->name, am_op_features(x),
+             w->name, w->dim[1].local);
+    am_dim dims[AM_MAX_RANK] = {x->dim[0]};
+    int rank = 1 + output_dims(g, w, dims + 1);
+    AM_TRY(am_op_set_out(g, n, 0, "linear", g->compute, rank, dims));
+done:
+    return st;
+}
+
+static am_status infer_linear_dx(am_graph *g, am_node *n) /* out is given: it has x's dims */
+{
+    am_dim dims[2] = {V(0)->dim[0], V(1)->dim[1]};
+    return am_op_set_out(g, n, 0, "dx", g->compute, 2, dims);
+}
+
+static am_status infer_linear_dw(am_graph *g, am_node *n)
+{
+    am_dim dims[2] = {am_dim_number(am_op_features(V(0))), am_dim_number(am_op_features(V(1)))};
+    return am_op_set_out(g, n, 0, "dw", g->precise, 2, dims);
+}
+
+static am_status infer_bias_db(am_graph *g, am_node *n)
+{
+    am_dim dim = am_dim_number(am_op_features(V(0)));
+    return am_op_set_out(g, n, 0, "db", g->precise, 1, &dim);
+}
+
+static am_status infer_given(am_graph *g, am_node *n) /* every output is given by the caller */
+{
+    am_status st = AM_OK;
+    n->num_out = 0;
+    for (int i = 0; i < AM_MAX_OUT; i++)
+        if (n->out[i] >= 0) n->num_out = i + 1;
+    AM_ASSERT(n->num_out > 0);
+done:
+    return st;
+}
+
+static am_status infer_rmsnorm(am_graph *g, am_node *n)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_op_want_inputs(n, 1, 2));
+    am_value x = *V(0);
+    AM_CHECK(n->num_in < 2 || n->in[1] < 0 || am_value_elements(V(1)) == x.dim[x.rank - 1].local,
+             AM_ERR_SHAPE, "rmsnorm: %s ends in %" PRId64 " features, its weight has %" PRId64, x.name,
+             x.dim[x.rank - 1].local, am_value_elements(V(1)));
+    AM_TRY(am_op_set_out(g, n, 0, "norm", x.dtype, x.rank, x.dim));
+    AM_TRY(am_op_set_out(g, n, 1, "rstd", g->precise, x.rank - 1, x.dim));
+done:
+    return st;
+}
+
+static am_status infer_rope_angles(am_graph *g, am_node *n)
+{
+    am_status st = AM_OK;
+    am_dim dims[2] = {V(0)->dim[0], V(1)->dim[0]};
+    AM_TRY(am_op_want_inputs(n, 2, 2));
+    AM_TRY(am_op_set_out(g, n, 0, "cos", g->precise, 2, dims));
+    AM_TRY(am_op_set_out(g, n, 1, "sin", g->precise, 2, dims));
+done:
+    return st;
+}
+
+static am_status infer_rope(am_graph *g, am_node *n)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_op_want_inputs(n, 3, 3));
+    AM_CHECK(V(0)->rank == 3 && 2 * V(1)->dim[1].local <= V(0)->dim[2].local, AM_ERR_SHAPE,
+             "rope: %s must be [tokens, heads, width] with a width of at least %" PRId64, V(0)->name,
+             2 * V(1)->dim[1].local);
+    AM_TRY(infer_like(g, n));
+done:
+    return st;
+}
+
+static am_status infer_attention(am_graph *g, am_node *n)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_op_want_inputs(n, 6, 6));
+    am_value q = *V(0), k = *V(1), v = *V(2);
+    AM_CHECK(q.rank == 3 && k.rank == 3 && v.rank == 3 && q.dim[2].local == k.dim[2].local &&
+                 k.dim[1].local == v.dim[1].local,
+             AM_ERR_SHAPE, "attention: q [N,H,d], k [N,K,d], v [N,K,dv] do not fit together");
+    AM_CHECK(q.dim[1].local % k.dim[1].local == 0 || n->attrs.group > 0, AM_ERR_SHAPE,
+             "attention: %" PRId64 " query heads cannot be divided among %" PRId64 " kv heads",
+             q.dim[1].local, k.dim[1].local);
+    am_dim dims[3] = {q.dim[0], q.dim[1], v.dim[2]};
+    AM_TRY(am_op_set_out(g, n, 0, "attention", q.dtype, 3, dims));
+    AM_TRY(am_op_set_out(g, n, 1, "lse", g->precise, 2, dims));
+done:
+    return st;
+}
+
+static am_status infer_linear_ce(am_graph *g, am_node *n)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_op_set_out(g, n, 0, "lse", g->precise, 1, V(0)->dim));
+    AM_TRY(am_op_set_out(g, n, 1, "target", g->precise, 1, V(0)->dim));
+done:
+    return st;
+}
+
+static am_status infer_loss_dlogp(am_graph *g, am_node *n)
+{
+    return am_op_set_out(g, n, 0, "dlogp", g->precise, 1, V(0)->dim);
+}
+
+/* ---- gradients ------------------------------------------------------------------------------------------
+ */
+
+static am_status vjp_embed(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy >= 0 && am_ad_wants(ad, n->in[1]))
+        AM_TRY(am_ad_param_grad(ad, "embed_dw", (int[]){dy, n->in[0]}, 2, NULL, n->in[1], 0));
+done:
+    return st;
+}
+
+static am_status vjp_linear(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy, dx;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy < 0) goto done;
+    if (am_ad_wants(ad, n->in[0])) {
+        AM_TRY(am_ad_like(ad, n->in[0], &dx));
+        AM_TRY(am_ad_emit(ad, "linear_dx", (int[]){dy, n->in[1]}, 2, NULL, AM_ACC_NO, &dx, 1));
+        AM_TRY(am_ad_contribute(ad, n->in[0], dx));
+    }
+    if (am_ad_wants(ad, n->in[1]))
+        AM_TRY(am_ad_param_grad(ad, "linear_dw", (int[]){dy, n->in[0]}, 2, NULL, n->in[1], 0));
+    if (n->num_in > 2 && n->in[2] >= 0 && am_ad_wants(ad, n->in[2]))
+        AM_TRY(am_ad_param_grad(ad, "bias_db", (int[]){dy}, 1, NULL, n->in[2], 0));
+done:
+    return st;
+}
+
+static am_status vjp_rmsnorm(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy, dx, w = n->num_in > 1 ? n->in[1] : -1;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy < 0) goto done;
+    if (am_ad_wants(ad, n->in[0])) {
+        AM_TRY(am_ad_like(ad, n->in[0], &dx));
+        AM_TRY(am_ad_emit(ad, "rmsnorm_dx", (int[]){dy, n->in[0], w, n->out[1]}, 4, &n->attrs, AM_ACC_NO, &dx,
+                          1));
+        AM_TRY(am_ad_contribute(ad, n->in[0], dx));
+    }
+    if (w >= 0 && am_ad_wants(ad, w))
+        AM_TRY(am_ad_param_grad(ad, "rmsnorm_dw", (int[]){dy, n->in[0], n->out[1]}, 3, &n->attrs, w, 0));
+done:
+    return st;
+}
+
+static am_status vjp_rope(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    am_attrs attrs = n->attrs;
+    int dy, dx = -1;
+    attrs.inverse = !attrs.inverse;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy < 0 || !am_ad_wants(ad, n->in[0])) goto done;
+    AM_TRY(am_ad_emit(ad, "rope", (int[]){dy, n->in[1], n->in[2]}, 3, &attrs, AM_ACC_NO, &dx, 1));
+    AM_TRY(am_ad_contribute(ad, n->in[0], dx));
+done:
+    return st;
+}
+
+static am_status vjp_attention(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int d, out[3] = {-1, -1, -1};
+    AM_TRY(am_ad_grad(ad, n->out[0], &d));
+    if (d < 0) goto done;
+    for (int i = 0; i < 3; i++) AM_TRY(am_ad_like(ad, n->in[i], &out[i]));
+    int in[9] = {d, n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->in[3], n->in[4], n->in[5]};
+    AM_TRY(am_ad_emit(ad, "attention_bwd", in, 9, &n->attrs, AM_ACC_NO, out, 3));
+    for (int i = 0; i < 3; i++) AM_TRY(am_ad_contribute(ad, n->in[i], out[i]));
+done:
+    return st;
+}
+
+/* y = f(x): one node named <op>_bwd(dy, x) */
+static am_status vjp_unary(am_autodiff *ad, const am_node *n, const char *op)
+{
+    am_status st = AM_OK;
+    int dy, dx = -1;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy < 0 || !am_ad_wants(ad, n->in[0])) goto done;
+    AM_TRY(am_ad_emit(ad, op, (int[]){dy, n->in[0]}, 2, &n->attrs, AM_ACC_NO, &dx, 1));
+    AM_TRY(am_ad_contribute(ad, n->in[0], dx));
+done:
+    return st;
+}
+static am_status vjp_act(am_autodiff *ad, const am_node *n)
+{
+    return vjp_unary(ad, n, "act_bwd");
+}
+static am_status vjp_softcap(am_autodiff *ad, const am_node *n)
+{
+    return vjp_unary(ad, n, "softcap_bwd");
+}
+
+static am_status vjp_act_mul(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy, out[2] = {-1, -1};
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy < 0) goto done;
+    for (int i = 0; i < 2; i++) AM_TRY(am_ad_like(ad, n->in[i], &out[i]));
+    AM_TRY(am_ad_emit(ad, "act_mul_bwd", (int[]){dy, n->in[0], n->in[1]}, 3, &n->attrs, AM_ACC_NO, out, 2));
+    for (int i = 0; i < 2; i++) AM_TRY(am_ad_contribute(ad, n->in[i], out[i]));
+done:
+    return st;
+}
+
+static am_status vjp_add(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    for (int i = 0; dy >= 0 && i < 2; i++) AM_TRY(am_ad_contribute(ad, n->in[i], dy));
+done:
+    return st;
+}
+
+static am_status vjp_mul(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    for (int i = 0; dy >= 0 && i < 2; i++) {
+        int d = -1;
+        if (!am_ad_wants(ad, n->in[i])) continue;
+        AM_TRY(am_ad_emit(ad, "mul", (int[]){dy, n->in[1 - i]}, 2, NULL, AM_ACC_NO, &d, 1));
+        AM_TRY(am_ad_contribute(ad, n->in[i], d));
+    }
+done:
+    return st;
+}
+
+static am_status vjp_scale(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy, dx = -1;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy < 0 || !am_ad_wants(ad, n->in[0])) goto done;
+    AM_TRY(am_ad_emit(ad, "scale", &dy, 1, &n->attrs, AM_ACC_NO, &dx, 1));
+    AM_TRY(am_ad_contribute(ad, n->in[0], dx));
+done:
+    return st;
+}
+
+/* The gradient that arrives at lse is dlogp: log p = target - lse.  One node gives dh and dw, since both need
+ * the logits again; where W runs apart there are two. */
+static am_status vjp_linear_ce(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dlogp, out[2] = {-1, -1};
+    am_acc acc = AM_ACC_NO;
+    bool dw = am_ad_wants(ad, n->in[1]);
+    AM_TRY(am_ad_grad(ad, n->out[0], &dlogp));
+    if (dlogp < 0) goto done;
+    int in[5] = {n->in[0], n->in[1], n->in[2], n->out[0], dlogp};
+    if (am_ad_wants(ad, n->in[0])) AM_TRY(am_ad_like(ad, n->in[0], &out[0]));
+    if (dw && !am_ad_splits(ad)) AM_TRY(am_ad_param_value(ad, n->in[1], &out[1], &acc));
+    if (out[0] >= 0 || out[1] >= 0) AM_TRY(am_ad_emit(ad, "linear_ce_bwd", in, 5, &n->attrs, acc, out, 2));
+    if (dw && am_ad_splits(ad)) AM_TRY(am_ad_param_grad(ad, "linear_ce_bwd", in, 5, &n->attrs, n->in[1], 1));
+    if (out[0] >= 0) AM_TRY(am_ad_contribute(ad, n->in[0], out[0]));
+done:
+    return st;
+}
+
+/* ---- FLOPs ------------------------------------------------------------------------------------------------
+ */
+
+static int64_t flops_linear(const am_graph *g, const am_node *n) /* x, w */
+{
+    return 2 * V(0)->dim[0].local * am_value_elements(V(1));
+}
+static int64_t flops_linear_dw(const am_graph *g, const am_node *n)
+{
+    return 2 * V(0)->dim[0].local * am_op_features(V(0)) * am_op_features(V(1));
+}
+static int64_t flops_linear_ce_bwd(const am_graph *g, const am_node *n) /* logits again, then dh and dw */
+{
+    return flops_linear(g, n) * (1 + (n->out[0] >= 0) + (n->num_out > 1 && n->out[1] >= 0));
+}
+static int64_t flops_linear_ce_grad(const am_graph *g, const am_node *n) /* logits, dh and dw */
+{
+    return flops_linear(g, n) * (1 + (n->out[2] >= 0) + (n->out[3] >= 0));
+}
+/* counted causally over one row of the micro-batch, or the window */
+static int64_t attention_pairs(const am_graph *g, const am_node *n, const am_value *q)
+{
+    int64_t t = g->seq_len, w = n->attrs.window;
+    int64_t per_row = w > 0 && w < t ? w * (w + 1) / 2 + (t - w) * w : t * (t + 1) / 2;
+    return q->dim[0].local / t * per_row * q->dim[1].local;
+}
+static int64_t flops_attention(const am_graph *g, const am_node *n)
+{
+    return 2 * attention_pairs(g, n, V(0)) * (V(0)->dim[2].local + V(2)->dim[2].local);
+}
+static int64_t flops_attention_bwd(const am_graph *g, const am_node *n) /* scores again, dv, dp, dq, dk */
+{
+    return 2 * attention_pairs(g, n, V(1)) * (3 * V(1)->dim[2].local + 2 * V(3)->dim[2].local);
+}
+
+/* ---- rows
+ * --------------------------------------------------------------------------------------------------- */
+
+#define AS   AM_VIEW_AS_IS
+#define ROWS AM_VIEW_ROWS
+#define LAST AM_VIEW_LAST
+#define FLAT AM_VIEW_FLAT
+
+const am_op_def am_ops_base[] = {
+    {"embed", "embed", {AS, AS}, {AS}, infer_embed, vjp_embed, NULL, 0, {0}, AM_OP_ROUNDS_WEIGHT | AM_OP_ROWS_BY_ID},
+    {"embed_dw", "embed_dw", {ROWS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, AM_OP_ROWS_BY_ID},
+    {"linear", "linear", {ROWS, AS, FLAT}, {ROWS}, infer_linear, vjp_linear, flops_linear, 0, {0}, AM_OP_ROUNDS_WEIGHT},
+    {"linear_dx", "linear_dx", {ROWS, AS}, {ROWS}, infer_linear_dx, NULL, flops_linear, 0, {0}, AM_OP_ROUNDS_WEIGHT | AM_OP_ADDS},
+    {"linear_dw", "linear_dw", {ROWS, ROWS}, {AS}, infer_linear_dw, NULL, flops_linear_dw, 0, {0}, 0},
+    {"bias_db", "bias_db", {ROWS}, {FLAT}, infer_bias_db, NULL, NULL, 0, {0}, 0},
+    {"rmsnorm", "rmsnorm", {LAST, FLAT}, {LAST, FLAT}, infer_rmsnorm, vjp_rmsnorm, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"rmsnorm_dx", "rmsnorm_dx", {LAST, LAST, FLAT, FLAT}, {LAST}, infer_like, NULL, NULL, 0, {0}, AM_OP_ADDS},
+    {"rmsnorm_dw", "rmsnorm_dw", {LAST, LAST, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"rope_angles", "rope_angles", {AS, AS}, {AS, AS}, infer_rope_angles, NULL, NULL, 0, {0}, 0},
+    {"rope", "rope", {AS, AS, AS}, {AS}, infer_rope, vjp_rope, NULL, 1, {0}, 0},
+    {"attention",
+     "attention",
+     {AS, AS, AS, AS, AS, AS},
+     {AS, AS},
+     infer_attention,
+     vjp_attention,
+     flops_attention,
+     0,
+     {0}, 0},
+    {"attention_bwd",
+     "attention_bwd",
+     {AS, AS, AS, AS, AS, AS, AS, AS, AS},
+     {AS, AS, AS},
+     infer_given,
+     NULL,
+     flops_attention_bwd,
+     0,
+     {0}, 0},
+    {"act", "act", {FLAT}, {FLAT}, infer_like, vjp_act, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"act_bwd", "act_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, 0},
+    {"act_mul", "act_mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_act_mul, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"act_mul_bwd", "act_mul_bwd", {FLAT, FLAT, FLAT}, {FLAT, FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"add", "add", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_add, NULL, 1, {0}, AM_OP_ONE_PASS},
+    {"mul", "mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_mul, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"scale", "scale", {FLAT}, {FLAT}, infer_like, vjp_scale, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"softcap", "softcap", {FLAT}, {FLAT}, infer_like, vjp_softcap, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"softcap_bwd", "softcap_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, 0},
+    {"linear_ce",
+     "linear_ce",
+     {ROWS, AS, AS},
+     {AS, AS},
+     infer_linear_ce,
+     vjp_linear_ce,
+     flops_linear,
+     0,
+     {0}, AM_OP_ROUNDS_WEIGHT},
+    {"linear_ce_bwd",
+     "linear_ce_bwd",
+     {ROWS, AS, AS, AS, AS},
+     {ROWS, AS},
+     infer_given,
+     NULL,
+     flops_linear_ce_bwd,
+     0,
+     {0}, AM_OP_ROUNDS_WEIGHT},
+    {"linear_ce_grad",
+     "linear_ce_grad",
+     {ROWS, AS, AS, AS},
+     {AS, AS, ROWS, AS},
+     infer_given,
+     NULL,
+     flops_linear_ce_grad,
+     0,
+     {0}, AM_OP_ROUNDS_WEIGHT},
+    {"loss_sum", "loss_sum", {AS, AS, AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"loss_dlogp", "loss_dlogp", {AS, AS}, {AS}, infer_loss_dlogp, NULL, NULL, 0, {0}, 0},
+    {"cast", "cast", {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"fill", "fill", {0}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"rank_sum", "rank_sum", {AS}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"sumsq", "sumsq", {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"clip_coef", "clip_coef", {FLAT, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"adamw", "adamw", {AS, FLAT, FLAT, FLAT, FLAT}, {FLAT, FLAT, FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"gather_rows", "gather_rows", {AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"scatter_rows", "scatter_rows", {AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"all_gather", NULL, {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"exchange", NULL, {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {0},
+};
