@@ -20,6 +20,7 @@ import fits, ours
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEER = os.path.join(HERE, "peer_torch.py")
+FIRST_ROUND_STEPS = 3  # of each way that the peer has
 TINY = os.path.join(HERE, "..", "tests", "data", "files", "tiny")
 RATIOS = {"tokens/s": "tokens_per_s", "memory": "memory_gib", "memory above the states": "above_states_gib",
           "begin": "begin_s", "start": "start_s"}
@@ -178,7 +179,7 @@ class Bench:
         for way, compiled in ways + ways * (len(ways) > 1):
             name = f"peer, {'torch.compile, ' if compiled else ''}{WAYS[way]}"
             try:
-                speed = self.o.seq / min(self.peer(way, compiled, 3)["seconds"][1:])
+                speed = self.o.seq / min(self.peer(way, compiled, FIRST_ROUND_STEPS)["seconds"][1:])
             except SystemExit as failed:
                 if not compiled or not isinstance(failed.code, str):
                     raise
@@ -343,7 +344,7 @@ def main():
     with tempfile.TemporaryDirectory(dir=o.scratch) as folder:
         b = Bench(o, folder)
         b.torch = find_torch() if o.peer else None
-        config = ours.work_folder(folder, o.program, o.model, o.shape, o.seq, o.steps, TINY)
+        config = ours.work_folder(folder, o.program, o.model, o.shape, o.seq, max(o.steps, FIRST_ROUND_STEPS), TINY)
         if o.shape and b.torch:
             b.ask("weights", "--model", os.path.join(folder, "model"))
         b.has_weights = not o.shape or bool(b.torch)

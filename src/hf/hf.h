@@ -188,6 +188,8 @@ typedef struct am_hf_model {
     size_t           num_files;
     const am_safetensors_tensor **tensors; /* of all files, by file and offset */
     int64_t num_tensors, total_bytes;
+    struct am_hf_packed *packed; /* private: tensors stored in 8 or 4 bits beside their scales (fp8 blocks, mxfp4); in `tensors` */
+    size_t num_packed;           /* each is one BF16 tensor of the plain name, and am_hf_model_read dequantises */
 
     char **aux; /* files to carry verbatim into an export, relative to dir: tokenizer, chat templates, generation */
     size_t num_aux; /* config, licence.  Not README.md (it describes the original) and no Python code. */

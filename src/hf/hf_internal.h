@@ -86,6 +86,18 @@ void am_text_position(const char *text, size_t at, int64_t *line, int64_t *colum
 /** Length of the valid UTF-8 prefix of s[0..n): n when all of it is (no overlong forms, no surrogates). */
 size_t am_utf8_valid(const char *s, size_t n);
 
+/* ---- packed tensors (packed.c) ------------------------------------------------------------------------ */
+
+typedef struct am_hf_packed am_hf_packed;
+/** Where config.json has a quantization_config: put one BF16 tensor in the place of every packed one and its scales.
+ *  @return AM_ERR_MODEL: a method that cannot be read, scales that do not fit. */
+am_status am_hf_packed_collect(am_hf_model *m) AM_WARN_UNUSED;
+void      am_hf_packed_free(am_hf_model *m);
+/** The packed form of a tensor of m->tensors; NULL: it is plain. */
+const am_hf_packed *am_hf_packed_of(const am_hf_model *m, const am_safetensors_tensor *t);
+am_status am_hf_packed_read(const am_hf_model *m, const am_hf_packed *p, int64_t begin, int64_t count, void *dst,
+                            am_dtype dtype) AM_WARN_UNUSED;
+
 /* ---- config.json ----------------------------------------------------------------------------------- */
 
 /** Read what am_hf_model promises of m->config and m->generation_config (dtype, eos, model_type, auto_map). */

@@ -373,6 +373,7 @@ am_status am_hf_model_open(const char *spec, am_hf_weights weights, am_hf_model 
     AM_TRY(read_configs(m, &d, config_name));
     if (!is_file && weights != AM_HF_WEIGHTS_NONE) AM_TRY(open_weights(m, &d, weights));
     if (m->names == NULL) AM_TRY(collect_tensors(m)); /* of no file: look-ups find nothing */
+    AM_TRY(am_hf_packed_collect(m));
     if (!is_file) AM_TRY(collect_aux(m, &d));
     *out = m;
     m = NULL;
@@ -389,6 +390,7 @@ void am_hf_model_free(am_hf_model **model)
 {
     am_hf_model *m = *model;
     if (m == NULL) return;
+    am_hf_packed_free(m);
     for (size_t i = 0; i < m->num_files; i++) am_safetensors_free(&m->files[i]);
     am_hf_names_free(&m->aux, m->num_aux);
     am_name_table_free(&m->names);
@@ -412,7 +414,11 @@ am_status am_hf_model_read(const am_hf_model *m, const am_safetensors_tensor *t,
                            void *dst, am_dtype dst_dtype)
 {
     am_status st = AM_OK;
-    AM_TRY(am_safetensors_read(m->files[t->file], t, begin, count, dst, dst_dtype));
+    const am_hf_packed *packed = am_hf_packed_of(m, t);
+    if (packed != NULL)
+        AM_TRY(am_hf_packed_read(m, packed, begin, count, dst, dst_dtype));
+    else
+        AM_TRY(am_safetensors_read(m->files[t->file], t, begin, count, dst, dst_dtype));
 done:
     return st;
 }
