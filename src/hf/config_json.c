@@ -33,7 +33,8 @@ static am_status wrong_type(const char *file, const char *key, const json_t *v, 
 
 static const json_t *given(const json_t *root, const char *path)
 {
-    const json_t *v = am_json_at(root, path);
+    const json_t *v = am_json_at(root, path), *text = json_object_get(root, "text_config");
+    if (v == NULL && json_is_object(text)) v = am_json_at(text, path); /* of a text model among other parts */
     return json_is_null(v) ? NULL : v;
 }
 

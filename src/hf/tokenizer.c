@@ -6,6 +6,8 @@
 
 #include "hf/hf.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -65,19 +67,17 @@ done:
 /* ---- added tokens ---- */
 
 /* The id as the library gives it: that of the vocabulary or of an equal token before; else the next free one.
- * What the file says is only compared: a difference means that whoever wrote the file saw another vocabulary.
- */
-static am_status give_id(const am_tokenizer *t, am_added *out, json_t *stated)
+ * What the file says is only compared: a difference means that whoever wrote the file saw another vocabulary. */
+static am_status give_id(am_tokenizer *t, am_added *out, json_t *stated)
 {
     am_status st = AM_OK;
-    size_t next = t->bpe.names.n;
+    if (t->next_id < t->bpe.names.n) t->next_id = t->bpe.names.n;
     out->id = am_bpe_name_id(&t->bpe, out->content, out->len);
-    for (const am_added *a = t->added; a < out; a++) {
-        if (a->len == out->len && memcmp(a->content, out->content, a->len) == 0) out->id = a->id;
-        if (a->id >= next) next = (size_t)a->id + 1;
-    }
-    AM_CHECK(next < INT32_MAX, AM_ERR_MODEL, "%s: added_tokens: an id beyond 2^31", t->path);
-    if (out->id == AM_NO_ID) out->id = (uint32_t)next;
+    if (out->id == AM_NO_ID) out->id = am_bpe_name_id(&t->added_names, out->content, out->len);
+    AM_CHECK(t->next_id < INT32_MAX, AM_ERR_MODEL, "%s: added_tokens: an id beyond 2^31", t->path);
+    if (out->id == AM_NO_ID) out->id = (uint32_t)t->next_id;
+    if (out->id >= t->next_id) t->next_id = (size_t)out->id + 1;
+    AM_TRY(am_bpe_put_token(&t->added_names, out->content, out->len, out->id));
     if (!json_is_integer(stated) || json_integer_value(stated) != out->id)
         am_log(AM_LOG_WARN, "hf",
                "%s: the added token \"%s\" has another id in the file than the %" PRIu32
@@ -122,6 +122,23 @@ done:
     return st;
 }
 
+am_status am_tok_add_added(am_tokenizer *t, const char *content, size_t n, uint32_t id, bool special, bool normalized)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_grow(&t->added, &t->added_cap, t->num_added + 1, sizeof *t->added));
+    am_added *a = &t->added[t->num_added++];
+    AM_TRY(am_strndup(content, n, &a->content));
+    AM_TRY(am_strndup(content, n, &a->decoded));
+    a->len = n;
+    a->id = id;
+    a->special = special;
+    a->normalized = normalized;
+    AM_TRY(am_bpe_put_token(&t->added_names, content, n, id));
+    AM_TRY(am_tok_trie_add(normalized ? &t->normalized : &t->raw, content, n, (int32_t)t->num_added - 1));
+done:
+    return st;
+}
+
 static am_status load_added(am_tokenizer *t, json_t *list)
 {
     am_status st = AM_OK;
@@ -141,6 +158,18 @@ done:
 
 /* ---- id → spelling ---- */
 
+static am_status check_ids(const am_tokenizer *t)
+{
+    am_status st = AM_OK;
+    for (size_t i = 0; i < t->num_prefix + t->num_suffix; i++) {
+        uint32_t id = i < t->num_prefix ? t->prefix[i] : t->suffix[i - t->num_prefix];
+        AM_CHECK(id < t->vocab_size, AM_ERR_MODEL, "%s: post_processor: the id %" PRIu32 " is no token",
+                 t->path, id);
+    }
+done:
+    return st;
+}
+
 static am_status index_ids(am_tokenizer *t)
 {
     am_status st = AM_OK;
@@ -153,22 +182,17 @@ static am_status index_ids(am_tokenizer *t)
              "%s: an id of %zu in a vocabulary of %zu tokens", t->path, t->vocab_size - 1,
              names->n + t->num_added);
     AM_TRY(am_calloc(t->vocab_size, sizeof *t->token, &t->token));
-    AM_TRY(am_calloc(t->vocab_size, sizeof *t->decoded, &t->decoded));
-    AM_TRY(am_calloc(t->vocab_size, 1, &t->special));
+    am_tok_touch(t->token, t->vocab_size * sizeof *t->token);
     for (size_t i = 0; i < names->n; i++) {
-        t->token[names->entry[i].id] = t->bpe.arena + names->entry[i].off;
-        t->decoded[names->entry[i].id] = t->token[names->entry[i].id];
+        const char *name = t->bpe.arena + names->entry[i].off;
+        t->token[names->entry[i].id] = (struct am_token_text){name, name, names->entry[i].len, false};
     }
     for (size_t i = 0; i < t->num_added; i++) {
-        t->token[t->added[i].id] = t->added[i].content;
-        t->decoded[t->added[i].id] = t->added[i].decoded;
-        t->special[t->added[i].id] |= t->added[i].special;
+        const am_added *a = &t->added[i];
+        bool special = a->special || t->token[a->id].special;
+        t->token[a->id] = (struct am_token_text){a->content, a->decoded, (uint32_t)strlen(a->decoded), special};
     }
-    for (size_t i = 0; i < t->num_prefix + t->num_suffix; i++) {
-        uint32_t id = i < t->num_prefix ? t->prefix[i] : t->suffix[i - t->num_prefix];
-        AM_CHECK(id < t->vocab_size, AM_ERR_MODEL, "%s: post_processor: the id %" PRIu32 " is no token",
-                 t->path, id);
-    }
+    AM_TRY(check_ids(t));
 done:
     return st;
 }
@@ -186,24 +210,27 @@ int64_t am_tokenizer_vocab_size(const am_tokenizer *t)
     return (int64_t)t->vocab_size;
 }
 
+int64_t am_tokenizer_added_from(const am_tokenizer *t, int64_t id)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < t->num_added; i++) n += (int64_t)t->added[i].id >= id;
+    return n;
+}
+
 const char *am_tokenizer_token(const am_tokenizer *t, int64_t id)
 {
-    return id >= 0 && (uint64_t)id < t->vocab_size ? t->token[id] : NULL;
+    return id >= 0 && (uint64_t)id < t->vocab_size ? t->token[id].spelled : NULL;
 }
 
 bool am_tokenizer_is_special(const am_tokenizer *t, int64_t id)
 {
-    return id >= 0 && (uint64_t)id < t->vocab_size && t->special[id] != 0;
+    return id >= 0 && (uint64_t)id < t->vocab_size && t->token[id].special;
 }
 
 bool am_tokenizer_id(const am_tokenizer *t, const char *token, int64_t *id)
 {
-    for (size_t i = 0; i < t->num_added; i++) {
-        if (strcmp(t->added[i].content, token) != 0) continue;
-        *id = t->added[i].id;
-        return true;
-    }
-    uint32_t found = am_bpe_name_id(&t->bpe, token, strlen(token));
+    uint32_t found = am_bpe_name_id(&t->added_names, token, strlen(token));
+    if (found == AM_NO_ID) found = am_bpe_name_id(&t->bpe, token, strlen(token));
     if (found != AM_NO_ID) *id = found;
     return found != AM_NO_ID;
 }
@@ -270,7 +297,11 @@ static bool exists_in(const char *dir, const char *name)
     return found;
 }
 
-/* The tokenizer.json meant by `path`, and its folder. */
+/* Where a directory has several, the first of these counts. */
+static const char *const file_names[] = {"tokenizer.json", "tekken.json", "tokenizer.model", "tiktoken.model", "qwen.tiktoken",
+                                         "spiece.model", "sentencepiece.bpe.model"};
+
+/* The file meant by `path`, and its folder. */
 static am_status locate(const char *path, char **file, char **dir)
 {
     am_status st = AM_OK;
@@ -284,47 +315,243 @@ static am_status locate(const char *path, char **file, char **dir)
         return AM_OK;
     }
     AM_TRY(am_strdup(path, dir));
-    AM_TRY(am_path_join(path, "tokenizer.json", file));
-    if (am_path_exists(*file)) return AM_OK;
-    const char *other = exists_in(path, "tokenizer.model") ? "tokenizer.model"
-                        : exists_in(path, "merges.txt")    ? "merges.txt"
-                        : exists_in(path, "spiece.model")  ? "spiece.model"
-                                                           : NULL;
-    AM_CHECK(other == NULL, AM_ERR_MODEL,
-             "%s has %s but no tokenizer.json; transformers writes it: "
-             "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
-             path, other);
-    AM_FAIL(AM_ERR_MODEL, "%s has no tokenizer.json", path);
+    for (size_t i = 0; i < sizeof file_names / sizeof *file_names; i++) {
+        if (!exists_in(path, file_names[i])) continue;
+        return am_path_join(path, file_names[i], file);
+    }
+    AM_CHECK(!exists_in(path, "merges.txt"), AM_ERR_MODEL,
+             "%s has merges.txt but no tokenizer.json; transformers writes it: "
+             "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)", path);
+    AM_FAIL(AM_ERR_MODEL, "%s has no tokenizer.json (nor tekken.json, tokenizer.model, tiktoken.model, qwen.tiktoken, spiece.model)",
+            path);
 done:
     return st;
 }
 
-static am_status check_model(const am_tokenizer *t, json_t *model)
+enum { PART_NORM, PART_PRE, PART_POST, PART_DECODER, PART_ADDED, PARTS };
+
+static const char *const part_names[PARTS] = {"normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"};
+
+static am_status load_part(am_tokenizer *t, int part, json_t *j)
+{
+    switch (part) {
+    case PART_NORM:
+        return am_tok_load_normalizer(t, j);
+    case PART_PRE:
+        return am_tok_load_pre(t, j);
+    case PART_POST:
+        return am_tok_load_post(t, j);
+    case PART_DECODER:
+        return am_tok_load_decoder(t, j);
+    default:
+        return load_added(t, j);
+    }
+}
+
+/* Small parts become a tree: text is the value alone, so it is wrapped to be a document. */
+static am_status parse_part(am_tokenizer *t, int part, const char *text, size_t n)
 {
     am_status st = AM_OK;
-    const char *type = am_tok_type(model);
-    AM_CHECK(json_is_object(model), AM_ERR_MODEL, "%s: no \"model\"", t->path);
-    bool bpe =
-        strcmp(type, "BPE") == 0 || (type[0] == '\0' && json_is_array(json_object_get(model, "merges")));
-    AM_CHECK(bpe, AM_ERR_MODEL, "%s: the model type \"%s\" is not supported (supported: BPE)", t->path, type);
+    am_str name = {0}, whole = {0};
+    json_t *j = NULL;
+    if (text == NULL) return AM_OK;
+    AM_TRY(am_str_printf(&name, "%s (%s)", t->path, part_names[part]));
+    AM_TRY(am_str_append(&whole, "[", 1));
+    AM_TRY(am_str_append(&whole, text, n));
+    AM_TRY(am_str_append(&whole, "]", 1));
+    AM_TRY(am_json_parse(whole.s, whole.len, name.s, &j));
+    AM_TRY(load_part(t, part, json_array_get(j, 0)));
+done:
+    json_decref(j);
+    am_str_release(&name);
+    am_str_release(&whole);
+    return st;
+}
+
+typedef struct file_parts {
+    const char *at[PARTS];
+    size_t n[PARTS];
+    bool model, pre;
+} file_parts;
+
+static am_status load_member(am_tokenizer *t, am_json_scan *j, const char *key, size_t n, file_parts *f)
+{
+    am_status st = AM_OK;
+    if (n == 5 && memcmp(key, "model", 5) == 0) {
+        AM_CHECK(!f->model, AM_ERR_MODEL, "%s: \"model\" stands twice", t->path);
+        f->model = true;
+        t->bpe.byte_mode = t->byte_level;
+        return am_tok_load_model(t, j);
+    }
+    for (int i = 0; i < PARTS; i++) {
+        if (n != strlen(part_names[i]) || memcmp(key, part_names[i], n) != 0) continue;
+        AM_TRY(am_json_scan_skip(j, &f->at[i], &f->n[i]));
+        if (i != PART_PRE) return AM_OK;
+        AM_CHECK(!f->pre, AM_ERR_MODEL, "%s: \"pre_tokenizer\" stands twice", t->path);
+        f->pre = true;
+        return parse_part(t, PART_PRE, f->at[i], f->n[i]); /* at once: the model wants to know whether it works on bytes */
+    }
+    AM_TRY(am_json_scan_skip(j, NULL, NULL));
 done:
     return st;
 }
 
-static am_status load_all(am_tokenizer *t, json_t *j)
+/* The rest, once all that the file says is known. */
+static am_status finish_load(am_tokenizer *t, const file_parts *f)
 {
     am_status st = AM_OK;
-    json_t *model = json_object_get(j, "model");
-    AM_CHECK(json_is_object(j), AM_ERR_MODEL, "%s: not a JSON object", t->path);
-    AM_TRY(check_model(t, model));
-    AM_TRY(am_tok_load_normalizer(t, json_object_get(j, "normalizer")));
-    AM_TRY(am_tok_load_pre(t, json_object_get(j, "pre_tokenizer")));
-    AM_TRY(am_bpe_load(model, t->byte_level, t->path, &t->bpe));
-    AM_TRY(am_tok_load_post(t, json_object_get(j, "post_processor")));
-    AM_TRY(am_tok_load_decoder(t, json_object_get(j, "decoder")));
-    AM_TRY(load_added(t, json_object_get(j, "added_tokens")));
+    static const int order[] = {PART_NORM, PART_POST, PART_DECODER, PART_ADDED};
+    AM_TRY(parse_part(t, PART_NORM, f->at[PART_NORM], f->n[PART_NORM]));
+    t->bpe.byte_mode = t->byte_level;
+    AM_TRY(am_bpe_finish(&t->bpe, t->path));
+    for (int i = 1; i < 4; i++) AM_TRY(parse_part(t, order[i], f->at[order[i]], f->n[order[i]]));
     AM_TRY(index_ids(t));
 done:
+    return st;
+}
+
+static am_status load_all(am_tokenizer *t, const char *text, size_t n)
+{
+    am_status st = AM_OK;
+    am_json_scan j = {.s = text, .p = text, .end = text + n, .path = t->path};
+    file_parts f = {0};
+    const char *key;
+    size_t len, valid = am_tok_utf8_valid_prefix(text, n);
+    bool more = false;
+    j.p = text + valid;
+    if (valid != n) return am_json_scan_fail(&j, "the file is not UTF-8");
+    j.p = text;
+    AM_CHECK(am_json_scan_peek(&j) == '{', AM_ERR_MODEL, "%s: not a JSON object", t->path);
+    AM_TRY(am_json_scan_expect(&j, '{'));
+    for (bool first = true;; first = false) {
+        AM_TRY(am_json_scan_next(&j, '}', first, &more));
+        if (!more) break;
+        AM_TRY(am_json_scan_string(&j, &key, &len));
+        AM_TRY(am_json_scan_expect(&j, ':'));
+        AM_TRY(load_member(t, &j, key, len, &f));
+    }
+    if (am_json_scan_peek(&j) != '\0' || j.p < j.end) {
+        st = am_json_scan_fail(&j, "text behind the end of the object");
+        goto done;
+    }
+    AM_CHECK(f.model, AM_ERR_MODEL, "%s: no \"model\"", t->path);
+    AM_TRY(finish_load(t, &f));
+done:
+    am_json_scan_release(&j);
+    return st;
+}
+
+/* ---- files other than tokenizer.json ---- */
+
+/* tokenizer_config.json: added_tokens_decoder {"128000": {"content": …, "special": …}}; Kimi's files name their tokens there. */
+static am_status add_configured(am_tokenizer *t, json_t *config)
+{
+    am_status st = AM_OK;
+    const char *key;
+    json_t *v;
+    json_object_foreach(json_object_get(config, "added_tokens_decoder"), key, v)
+    {
+        const char *content = json_string_value(json_object_get(v, "content"));
+        int64_t id = -1;
+        AM_CHECK(am_parse_i64(key, &id) && id >= 0 && id < INT32_MAX && content != NULL && content[0] != '\0', AM_ERR_MODEL,
+                 "%s: added_tokens_decoder of tokenizer_config.json: \"%s\" is no id with a content", t->path, key);
+        if (am_bpe_name_id(&t->added_names, content, strlen(content)) != AM_NO_ID) continue;
+        AM_TRY(am_tok_add_added(t, content, strlen(content), (uint32_t)id, json_is_true(json_object_get(v, "special")), false));
+    }
+done:
+    return st;
+}
+
+/* The token of a role: as configured, else as these files name it. */
+static am_status edge_token(am_tokenizer *t, json_t *roles, const char *role, const char *const *names, uint32_t *id)
+{
+    am_status st = AM_OK;
+    const char *name = json_string_value(json_object_get(roles, role));
+    int64_t found = -1;
+    *id = AM_NO_ID;
+    for (; name == NULL && *names != NULL; names++)
+        if (am_tokenizer_id(t, *names, &found)) name = *names;
+    if (name == NULL || !am_tokenizer_id(t, name, &found)) return AM_OK;
+    *id = (uint32_t)found;
+    AM_CHECK(json_object_set_new(roles, role, json_string(name)) == 0, AM_ERR_MEMORY, "the host refused memory");
+done:
+    return st;
+}
+
+/* add_bos_token and add_eos_token of tokenizer_config.json; BPE files have a BOS where nothing is said. */
+static am_status add_edges(am_tokenizer *t, json_t *config)
+{
+    static const char *const bos_names[] = {"<s>", "<bos>", "<|begin_of_text|>", NULL};
+    static const char *const eos_names[] = {"</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", NULL};
+    am_status st = AM_OK;
+    uint32_t bos, eos;
+    json_t *b = json_object_get(config, "add_bos_token"), *e = json_object_get(config, "add_eos_token");
+    AM_TRY(edge_token(t, t->roles, "bos_token", bos_names, &bos));
+    AM_TRY(edge_token(t, t->roles, "eos_token", eos_names, &eos));
+    if (bos != AM_NO_ID && (json_is_boolean(b) ? json_is_true(b) : t->adds_bos)) {
+        AM_TRY(am_grow(&t->prefix, &t->prefix_cap, 1, sizeof *t->prefix));
+        t->prefix[t->num_prefix++] = bos;
+    }
+    if (eos != AM_NO_ID && json_is_true(e)) {
+        AM_TRY(am_grow(&t->suffix, &t->suffix_cap, 1, sizeof *t->suffix));
+        t->suffix[t->num_suffix++] = eos;
+    }
+done:
+    return st;
+}
+
+static am_status load_other(am_tokenizer *t, const char *dir, const char *text, size_t n)
+{
+    am_status st = AM_OK;
+    char *path = NULL;
+    json_t *config = NULL;
+    size_t len = strlen(t->path);
+    if (len > 5 && strcmp(t->path + len - 5, ".json") == 0) AM_TRY(am_tok_load_tekken(t, text, n));
+    else if (am_tok_looks_like_tiktoken(text, n)) AM_TRY(am_tok_load_tiktoken(t, text, n));
+    else AM_TRY(am_tok_load_spm(t, text, n));
+    AM_TRY(am_path_join(dir, "tokenizer_config.json", &path));
+    if (am_path_exists(path)) AM_TRY(am_json_load(path, 0, &config));
+    AM_TRY(add_configured(t, config));
+    AM_TRY(index_ids(t));
+    AM_TRY(add_edges(t, config));
+done:
+    json_decref(config);
+    am_free(&path);
+    return st;
+}
+
+/* tekken.json by name, tokenizer.json by any other that ends in .json; the rest is told apart by its bytes. */
+static bool is_tokenizer_json(const char *path, const char *text, size_t n)
+{
+    const char *slash = strrchr(path, '/'), *name = slash == NULL ? path : slash + 1;
+    size_t len = strlen(name), i = 0;
+    if (strncmp(name, "tekken", 6) == 0) return false;
+    while (i < n && (text[i] == ' ' || text[i] == '\n' || text[i] == '\r' || text[i] == '\t')) i++;
+    return (len > 5 && strcmp(name + len - 5, ".json") == 0) || (i < n && text[i] == '{');
+}
+
+/* The whole file, followed by a NUL.  Exactly its size: a growing buffer would be half as large again. */
+static am_status read_file(const char *path, char **out, size_t *n)
+{
+    am_status st = AM_OK;
+    struct stat info;
+    char *data = NULL;
+    FILE *f = NULL;
+    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > MAX_FILE) return am_file_read(path, MAX_FILE, out, n);
+    f = fopen(path, "rbe");
+    AM_CHECK(f != NULL, AM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    setvbuf(f, NULL, _IONBF, 0);
+    data = malloc((size_t)info.st_size + 1);
+    AM_CHECK(data != NULL, AM_ERR_MEMORY, "the host refused %zu bytes of memory", (size_t)info.st_size + 1);
+    am_tok_touch(data, (size_t)info.st_size + 1);
+    *n = fread(data, 1, (size_t)info.st_size, f);
+    AM_CHECK(ferror(f) == 0, AM_ERR_IO, "cannot read %s", path);
+    data[*n] = '\0';
+    *out = data;
+    data = NULL;
+done:
+    if (f != NULL) (void)fclose(f);
+    am_free(&data);
     return st;
 }
 
@@ -334,19 +561,16 @@ am_status am_tokenizer_open(const char *path, am_tokenizer **out)
     am_tokenizer *t = NULL;
     char *dir = NULL, *text = NULL;
     size_t n = 0;
-    json_t *j = NULL;
     *out = NULL;
     AM_TRY(am_calloc(1, sizeof *t, &t));
     AM_TRY(locate(path, &t->path, &dir));
-    AM_TRY(am_file_read(t->path, MAX_FILE, &text, &n));
+    AM_TRY(read_file(t->path, &text, &n));
     AM_TRY(am_sha256_hex(text, n, t->sha256));
-    AM_TRY(am_json_parse(text, n, t->path, &j));
-    AM_TRY(load_all(t, j));
     AM_TRY(am_tok_load_roles(dir, &t->roles));
+    AM_TRY(is_tokenizer_json(t->path, text, n) ? load_all(t, text, n) : load_other(t, dir, text, n));
     *out = t;
     t = NULL;
 done:
-    json_decref(j);
     am_free(&text);
     am_free(&dir);
     am_tokenizer_free(&t);
@@ -371,11 +595,12 @@ void am_tokenizer_free(am_tokenizer **p)
     am_tok_trie_release(&t->raw);
     am_tok_trie_release(&t->normalized);
     am_bpe_release(&t->bpe);
+    am_bpe_release(&t->added_names);
+    am_unigram_release(&t->unigram);
+    am_free(&t->wordpiece.prefix);
     am_free(&t->prefix);
     am_free(&t->suffix);
     am_free(&t->token);
-    am_free(&t->decoded);
-    am_free(&t->special);
     am_free(&t->path);
     json_decref(t->roles);
     am_free(p);

@@ -1,14 +1,22 @@
 /* hf/tokenizer: a Hugging Face tokenizer.json, read and run: text → ids with the place of every token in the text, and
  * ids → text.  The reference is the Python library `tokenizers` (Tokenizer.from_file(...).encode), never AutoTokenizer.
  *
- * What is run: model BPE (ignore_merges, byte_fallback, unk_token, fuse_unk), byte-level as in GPT-2, Llama 3, Qwen,
- * SmolLM2, DeepSeek, or of characters as in Llama 2, Mistral, Gemma; normalizers NFC, NFD, NFKC, NFKD, Lowercase, Strip,
- * StripAccents, Replace, Prepend; pre-tokenizers ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, Metaspace;
- * post-processors ByteLevel, TemplateProcessing, BertProcessing, RobertaProcessing; decoders ByteLevel, ByteFallback, Fuse,
- * Strip, Replace, Metaspace; Sequence of each; added tokens with all their flags.  Whatever else a file names (Unigram,
- * WordPiece, Precompiled …) is refused with the name and the file: AM_ERR_MODEL.  `truncation` and `padding` are not applied.
+ * What is run: models BPE (ignore_merges, byte_fallback, unk_token, fuse_unk, continuing_subword_prefix, end_of_word_suffix),
+ * Unigram, WordPiece, WordLevel; normalizers NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, Replace, Prepend, Nmt,
+ * Precompiled, BertNormalizer, ByteLevel; pre-tokenizers ByteLevel, Split, Digits, Punctuation, Whitespace, WhitespaceSplit,
+ * Metaspace, BertPreTokenizer, CharDelimiterSplit, FixedLength, UnicodeScripts; post-processors ByteLevel, TemplateProcessing,
+ * BertProcessing, RobertaProcessing; decoders ByteLevel, ByteFallback, Fuse, Strip, Replace, Metaspace, WordPiece, BPEDecoder;
+ * Sequence of each; added tokens with all their flags.  Whatever else a file names (CTC …) is refused with the name and the
+ * file: AM_ERR_MODEL; so are dropout and sampling.  `truncation` and `padding` are not applied.
+ *
+ * A folder without tokenizer.json: the first there is of tekken.json (Mistral), tokenizer.model (SentencePiece, or Llama 3's
+ * tiktoken lines: told apart by the bytes), tiktoken.model (Kimi), qwen.tiktoken, spiece.model, sentencepiece.bpe.model.
+ * Control pieces of these are special tokens found in text.  tokenizer_config.json's add_bos_token and add_eos_token count;
+ * where nothing is said, SentencePiece BPE, Llama 3 and tekken have a BOS in front.
+ *
  * Known differences from the library: it repeats text (or panics) where an rstrip token is followed by an added token of
- * white space; its normaliser does not reorder combining marks that Unicode has had since about 2018.
+ * white space; UnicodeScripts of characters newer than Unicode 9, and Punctuation and BertPreTokenizer of punctuation newer
+ * than that, follow Unicode 14 here.
  *
  * Threads: an am_tokenizer is constant after am_tokenizer_open and shared by any number of threads; an am_tok_scratch
  * (buffers, a cache of pieces, the stack of the regex engine) belongs to one thread.  Nothing here is collective.
@@ -20,16 +28,18 @@
 
 typedef struct am_tokenizer am_tokenizer;
 
-/** Read DIR/tokenizer.json (and the names of special tokens in tokenizer_config.json, special_tokens_map.json), or one
+/** Read DIR/tokenizer.json or what stands for it (and the names of special tokens in tokenizer_config.json, special_tokens_map.json), or one
  *  tokenizer.json named directly (then its folder is searched for the other two).
  *  @return AM_ERR_MODEL with the file and the key; AM_ERR_IO. */
 am_status am_tokenizer_open(const char *path, am_tokenizer **out) AM_WARN_UNUSED;
 void      am_tokenizer_free(am_tokenizer **t);
 
-const char *am_tokenizer_path(const am_tokenizer *t);   /* of tokenizer.json */
-const char *am_tokenizer_sha256(const am_tokenizer *t); /* of the bytes of tokenizer.json, 64 hex digits */
+const char *am_tokenizer_path(const am_tokenizer *t);   /* of the file that was read */
+const char *am_tokenizer_sha256(const am_tokenizer *t); /* of that file's bytes, 64 hex digits */
 /** The largest id + 1, added tokens included.  config.json's vocab_size may be larger (padding) and wins there. */
 int64_t am_tokenizer_vocab_size(const am_tokenizer *t);
+/** How many ids at or above `id` are added tokens: Gemma 3's tokenizer has an image token that its text models have no row for. */
+int64_t am_tokenizer_added_from(const am_tokenizer *t, int64_t id);
 /** The token as the file spells it ("Ġthe"), NUL-terminated; NULL for an id that has none. */
 const char *am_tokenizer_token(const am_tokenizer *t, int64_t id);
 /** The id of a token spelled as in the file; false when there is none. */

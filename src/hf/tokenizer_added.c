@@ -58,6 +58,12 @@ static size_t longest_at(const am_tokenizer *t, const am_trie *trie, const char 
     return best;
 }
 
+size_t am_tok_trie_longest(const am_tokenizer *t, const am_trie *trie, const char *s, size_t n)
+{
+    int32_t token = -1;
+    return trie->n > 0 && n > 0 ? longest_at(t, trie, s, n, false, &token) : 0;
+}
+
 static size_t char_before(const char *s, size_t i, int32_t *cp)
 {
     size_t k = i - 1;

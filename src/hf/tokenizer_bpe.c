@@ -1,32 +1,28 @@
 /* tokenizer, BPE of one piece: characters (byte mode: bytes) become symbols, then the pair of the lowest
- * rank, leftmost first, is merged until none is left.  Short pieces by scanning, long ones (a line without
- * blanks) by a heap; the results of short pieces are remembered in a cache, which is emptied when it is full.
- * Sennrich et al. 2016. */
+ * rank, leftmost first, is merged until none is left (Sennrich et al. 2016).  Short pieces by scanning, long
+ * ones (a line without blanks) by a heap.  The results of short pieces, of any model, are remembered in a
+ * cache, which is emptied when it is full; in front of it stands a smaller one of the shortest pieces, which
+ * am_tokenizer_encode asks itself. */
 #include "hf/tokenizer_internal.h"
 
 #include <string.h>
 
-enum {
-    SCAN_MAX = 32,
-    CACHE_SLOTS = 1 << 16,
-    CACHE_PIECE_MAX = 64,
-    CACHE_ARENA = 4 << 20,
-    CACHE_IDS = 1 << 19
-};
+enum { SCAN_MAX = 48, CACHE_SLOTS = 1 << 15, CACHE_PIECE_MAX = 96, CACHE_ARENA = 2 << 20, CACHE_IDS = 1 << 18 };
 
 /* ---- cache: piece → symbols ---- */
 
 typedef struct am_piece_cache {
     struct cache_slot {
-        uint64_t hash;
-        uint32_t key, len, ids, n; /* len 0: empty */
+        uint32_t hash, key, ids;
+        uint16_t len, n; /* len 0: empty */
     } slot[CACHE_SLOTS];
     char arena[CACHE_ARENA];
-    uint32_t id[CACHE_IDS], end[CACHE_IDS];
+    uint32_t id[CACHE_IDS];
+    uint8_t end[CACHE_IDS];
     size_t used, arena_n, ids_n;
 } am_piece_cache;
 
-static struct cache_slot *cache_slot_of(am_piece_cache *c, uint64_t hash, const char *s, size_t n)
+static struct cache_slot *cache_slot_of(am_piece_cache *c, uint32_t hash, const char *s, size_t n)
 {
     for (size_t h = hash & (CACHE_SLOTS - 1);; h = (h + 1) & (CACHE_SLOTS - 1)) {
         struct cache_slot *e = &c->slot[h];
@@ -34,39 +30,46 @@ static struct cache_slot *cache_slot_of(am_piece_cache *c, uint64_t hash, const 
     }
 }
 
-static void cache_put(am_piece_cache *c, uint64_t hash, const char *s, size_t n, const am_bpe_work *w)
+static void cache_put(am_piece_cache *c, uint32_t hash, const char *s, size_t n, const am_bpe_work *w)
 {
     if (c->used > CACHE_SLOTS / 2 || c->arena_n + n > CACHE_ARENA || c->ids_n + w->n > CACHE_IDS) {
         memset(c->slot, 0, sizeof c->slot);
         c->used = c->arena_n = c->ids_n = 0;
     }
     struct cache_slot *e = cache_slot_of(c, hash, s, n);
-    *e = (struct cache_slot){hash, (uint32_t)c->arena_n, (uint32_t)n, (uint32_t)c->ids_n, (uint32_t)w->n};
+    *e = (struct cache_slot){hash, (uint32_t)c->arena_n, (uint32_t)c->ids_n, (uint16_t)n, (uint16_t)w->n};
     memcpy(c->arena + c->arena_n, s, n);
     c->arena_n += n;
     for (size_t i = 0; i < w->n; i++) {
         c->id[c->ids_n] = w->sym[i].id;
-        c->end[c->ids_n++] = w->sym[i].end;
+        c->end[c->ids_n++] = (uint8_t)w->sym[i].end;
     }
     c->used++;
 }
 
 am_status am_bpe_work_init(am_bpe_work *w)
 {
+    am_status st = AM_OK;
     *w = (am_bpe_work){0};
-    return am_calloc(1, sizeof *w->cache, &w->cache);
+    AM_TRY(am_calloc(1, sizeof *w->cache, &w->cache));
+    AM_TRY(am_calloc(AM_QUICK_SLOTS, sizeof *w->quick, &w->quick));
+done:
+    return st;
 }
 
 void am_bpe_work_release(am_bpe_work *w)
 {
     am_free(&w->sym);
     am_free(&w->heap);
+    am_free(&w->best);
+    am_str_release(&w->text);
     am_free(&w->cache);
+    am_free(&w->quick);
 }
 
 /* ---- symbols ---- */
 
-static am_status push_symbol(am_bpe_work *w, uint32_t id, size_t start, size_t end)
+am_status am_bpe_push_symbol(am_bpe_work *w, uint32_t id, size_t start, size_t end)
 {
     am_status st = AM_OK;
     if (w->n == w->cap) AM_TRY(am_grow(&w->sym, &w->cap, w->n + 1, sizeof *w->sym));
@@ -83,67 +86,126 @@ static bool has_fallback(const am_bpe *b, const char *s, size_t len)
     return true;
 }
 
+/* The character as it is looked up: continued words have a prefix, ended ones a suffix (OpenAI's first GPT). */
+static am_status dress(const am_bpe *b, am_bpe_work *w, const char **s, size_t *len, bool first, bool last)
+{
+    am_status st = AM_OK;
+    bool prefix = b->prefix != NULL && !first, suffix = b->suffix != NULL && last;
+    if (!prefix && !suffix) return AM_OK;
+    w->text.len = 0;
+    if (prefix) AM_TRY(am_str_append(&w->text, b->prefix, b->prefix_len));
+    AM_TRY(am_str_append(&w->text, *s, *len));
+    if (suffix) AM_TRY(am_str_append(&w->text, b->suffix, b->suffix_len));
+    *s = w->text.s;
+    *len = w->text.len;
+done:
+    return st;
+}
+
+static am_status make_byte_symbols(const am_bpe *b, am_bpe_work *w, const char *s, size_t n)
+{
+    am_status st = AM_OK;
+    if (w->cap < n) AM_TRY(am_grow(&w->sym, &w->cap, n, sizeof *w->sym));
+    for (size_t i = 0; i < n; i++) {
+        uint32_t id = b->byte_id[(unsigned char)s[i]];
+        if (id != AM_NO_ID) w->sym[w->n++] = (am_symbol){.id = id, .start = (uint32_t)i, .end = (uint32_t)i + 1};
+        else if (b->has_unk) break;
+    }
+done:
+    return st;
+}
+
+static uint32_t char_id(const am_bpe *b, const char *s, size_t len)
+{
+    int32_t cp;
+    if (b->bmp_id == NULL || len > 3) return am_bpe_name_id(b, s, len);
+    am_tok_utf8_get(s, &cp);
+    return b->bmp_id[cp];
+}
+
 /* A character without a token: its bytes' tokens, else the unknown token, else (as in the library) nothing at
  * all. */
 static am_status make_symbols(const am_bpe *b, am_bpe_work *w, const char *s, size_t n)
 {
     am_status st = AM_OK;
-    bool pending = false; /* an unknown token that may grow (fuse_unk) */
+    bool pending = false, dressed = b->prefix != NULL || b->suffix != NULL; /* pending: an unknown token that may grow */
     size_t unk_start = 0, unk_end = 0;
     w->n = 0;
+    if (b->byte_mode && !b->has_unk && !dressed) return make_byte_symbols(b, w, s, n);
     for (size_t i = 0, len; i < n; i += len) {
-        unsigned char c = (unsigned char)s[i];
-        len = b->byte_mode ? 1 : am_tok_utf8_len(c);
-        uint32_t id = len == 1 && (b->byte_mode || c > 0) ? b->byte_id[c] : am_bpe_name_id(b, s + i, len);
+        len = b->byte_mode ? 1 : am_tok_utf8_len((unsigned char)s[i]);
+        const char *name = s + i;
+        size_t name_len = len;
+        if (dressed) AM_TRY(dress(b, w, &name, &name_len, i == 0, i + len == n));
+        uint32_t id = b->byte_mode ? b->byte_id[(unsigned char)s[i]]
+                      : dressed    ? am_bpe_name_id(b, name, name_len)
+                                   : char_id(b, name, name_len);
         if (id != AM_NO_ID) {
-            if (pending) AM_TRY(push_symbol(w, b->unk_id, unk_start, unk_end));
+            if (pending) AM_TRY(am_bpe_push_symbol(w, b->unk_id, unk_start, unk_end));
             pending = false;
-            AM_TRY(push_symbol(w, id, i, i + len));
-        } else if (b->byte_fallback && has_fallback(b, s + i, len)) {
-            for (size_t k = 0; k < len; k++)
-                AM_TRY(push_symbol(w, b->fallback_id[(unsigned char)s[i + k]], i + k, i + k + 1));
+            AM_TRY(am_bpe_push_symbol(w, id, i, i + len));
+        } else if (b->byte_fallback && has_fallback(b, name, name_len)) {
+            for (size_t k = 0; k < name_len; k++)
+                AM_TRY(am_bpe_push_symbol(w, b->fallback_id[(unsigned char)name[k]], i + (k < len ? k : len), i + (k < len ? k + 1 : len)));
         } else if (b->has_unk) {
-            if (pending && !b->fuse_unk) AM_TRY(push_symbol(w, b->unk_id, unk_start, unk_end));
+            if (pending && !b->fuse_unk) AM_TRY(am_bpe_push_symbol(w, b->unk_id, unk_start, unk_end));
             if (!pending || !b->fuse_unk) unk_start = i;
             unk_end = i + len;
             pending = true;
         }
     }
-    if (pending) AM_TRY(push_symbol(w, b->unk_id, unk_start, unk_end));
+    if (pending) AM_TRY(am_bpe_push_symbol(w, b->unk_id, unk_start, unk_end));
 done:
     return st;
 }
 
-static uint64_t pair_find(const am_bpe *b, uint32_t left, uint32_t right)
+static inline uint64_t pair_find(const am_bpe *b, uint32_t left, uint32_t right)
 {
-    uint64_t key = (uint64_t)left << 32 | right;
-    for (size_t h = am_hash64(&key, sizeof key, 0) & b->pair_mask;; h = (h + 1) & b->pair_mask) {
-        if (b->pair_key[h] == key) return b->pair_val[h];
-        if (b->pair_key[h] == UINT64_MAX) return UINT64_MAX;
+    uint64_t key = am_pair_key(left, right);
+    for (size_t h = am_pair_home(b, key);; h = (h + 1) & b->pair_mask) {
+        if (b->pair[h].key == key) return b->pair[h].val;
+        if (b->pair[h].key == 0) return UINT64_MAX;
     }
 }
 
 /* ---- merging ---- */
 
+static void fetch_pair(const am_bpe *b, uint32_t left, uint32_t right)
+{
+    __builtin_prefetch(&b->pair[am_pair_home(b, am_pair_key(left, right))]);
+}
+
 static void merge_by_scan(const am_bpe *b, am_bpe_work *w)
 {
-    uint64_t pair[SCAN_MAX]; /* rank << 32 | merged of (i, i + 1) */
+    uint64_t pair[SCAN_MAX + 1]; /* rank << 32 | merged of (i, i + 1) */
+    uint32_t id[SCAN_MAX], end[SCAN_MAX];
     am_symbol *sym = w->sym;
     size_t n = w->n;
-    for (size_t i = 0; i + 1 < n; i++) pair[i] = pair_find(b, sym[i].id, sym[i + 1].id);
+    for (size_t i = 0; i + 1 < n; i++) fetch_pair(b, sym[i].id, sym[i + 1].id);
+    for (size_t i = 0; i < n; i++) {
+        id[i] = sym[i].id;
+        end[i] = sym[i].end;
+        pair[i] = i + 1 < n ? pair_find(b, sym[i].id, sym[i + 1].id) : UINT64_MAX;
+    }
     while (n > 1) {
         size_t best = 0;
-        for (size_t i = 1; i + 1 < n; i++) {
-            if (pair[i] >> 32 < pair[best] >> 32) best = i;
-        }
+        for (size_t i = 1; i + 1 < n; i++) best = pair[i] >> 32 < pair[best] >> 32 ? i : best;
         if (pair[best] == UINT64_MAX) break;
-        sym[best].id = (uint32_t)pair[best];
-        sym[best].end = sym[best + 1].end;
-        memmove(&sym[best + 1], &sym[best + 2], (n - best - 2) * sizeof *sym);
-        memmove(&pair[best], &pair[best + 1], (n - best - 2) * sizeof *pair);
+        id[best] = (uint32_t)pair[best];
+        end[best] = end[best + 1];
         n--;
-        if (best > 0) pair[best - 1] = pair_find(b, sym[best - 1].id, sym[best].id);
-        if (best + 1 < n) pair[best] = pair_find(b, sym[best].id, sym[best + 1].id);
+        for (size_t i = best + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            end[i] = end[i + 1];
+            pair[i] = pair[i + 1];
+        }
+        if (best > 0) pair[best - 1] = pair_find(b, id[best - 1], id[best]);
+        pair[best] = best + 1 < n ? pair_find(b, id[best], id[best + 1]) : UINT64_MAX;
+    }
+    uint32_t start = w->n > 0 ? sym[0].start : 0;
+    for (size_t i = 0; i < n; i++) {
+        sym[i] = (am_symbol){.id = id[i], .start = start, .end = end[i]};
+        start = end[i];
     }
     w->n = n;
 }
@@ -225,30 +287,64 @@ done:
 am_status am_bpe_encode(const am_bpe *b, am_bpe_work *w, const char *s, size_t n)
 {
     am_status st = AM_OK;
-    uint64_t hash = 0;
+    uint32_t id = b->ignore_merges ? am_bpe_piece_id(b, s, n) : AM_NO_ID;
+    w->n = 0;
+    if (id != AM_NO_ID) return am_bpe_push_symbol(w, id, 0, n);
+    AM_TRY(make_symbols(b, w, s, n));
+    if (w->n <= SCAN_MAX)
+        merge_by_scan(b, w);
+    else
+        AM_TRY(merge_by_heap(b, w));
+done:
+    return st;
+}
+
+/* ---- any model, remembered ---- */
+
+static am_status encode_anew(const am_tokenizer *t, am_bpe_work *w, const char *s, size_t n)
+{
+    switch (t->model) {
+    case AM_MODEL_UNIGRAM:
+        return am_unigram_encode(&t->unigram, &t->bpe, w, s, n);
+    case AM_MODEL_WORDPIECE:
+        return am_wordpiece_encode(&t->wordpiece, &t->bpe, w, s, n);
+    case AM_MODEL_WORDLEVEL:
+        return am_wordlevel_encode(&t->bpe, w, s, n);
+    case AM_MODEL_BPE:
+        break;
+    }
+    return am_bpe_encode(&t->bpe, w, s, n);
+}
+
+/* What starts are is told by the ends before, but for symbols that share their text (Unigram's bytes) or leave gaps. */
+static bool starts_follow(const am_bpe_work *w)
+{
+    uint32_t start = 0;
+    for (size_t i = 0; i < w->n; i++) {
+        if (w->sym[i].start != start) return false;
+        start = w->sym[i].end;
+    }
+    return true;
+}
+
+am_status am_tok_model_encode(const am_tokenizer *t, am_bpe_work *w, const char *s, size_t n)
+{
+    am_status st = AM_OK;
+    uint32_t hash = 0;
     bool cached = n <= CACHE_PIECE_MAX;
     w->n = 0;
     if (n == 0) return AM_OK;
     if (cached) {
-        hash = am_hash64(s, n, 0);
+        hash = am_tok_hash(s, n);
         const struct cache_slot *e = cache_slot_of(w->cache, hash, s, n);
         for (uint32_t i = 0, start = 0; i < e->n && e->len > 0; i++) {
-            AM_TRY(push_symbol(w, w->cache->id[e->ids + i], start, w->cache->end[e->ids + i]));
+            AM_TRY(am_bpe_push_symbol(w, w->cache->id[e->ids + i], start, w->cache->end[e->ids + i]));
             start = w->cache->end[e->ids + i];
         }
         if (e->len > 0) return AM_OK;
     }
-    uint32_t id = b->ignore_merges ? am_bpe_piece_id(b, s, n) : AM_NO_ID;
-    if (id != AM_NO_ID) {
-        AM_TRY(push_symbol(w, id, 0, n));
-    } else {
-        AM_TRY(make_symbols(b, w, s, n));
-        if (w->n <= SCAN_MAX)
-            merge_by_scan(b, w);
-        else
-            AM_TRY(merge_by_heap(b, w));
-    }
-    if (cached) cache_put(w->cache, hash, s, n, w);
+    AM_TRY(encode_anew(t, w, s, n));
+    if (cached && starts_follow(w)) cache_put(w->cache, hash, s, n, w);
 done:
     return st;
 }

@@ -190,6 +190,56 @@ done:
     return st;
 }
 
+/* s with every occurrence of `what` replaced, left to right; *s is the buffer that holds it. */
+static am_status replace_all(am_str *s, const char *what, const char *with)
+{
+    am_status st = AM_OK;
+    am_str out = {0};
+    size_t n = strlen(what), at = 0;
+    const char *hit;
+    if (s->len == 0 || memmem(s->s, s->len, what, n) == NULL) return AM_OK;
+    while ((hit = memmem(s->s + at, s->len - at, what, n)) != NULL) {
+        AM_TRY(am_str_append(&out, s->s + at, (size_t)(hit - s->s) - at));
+        AM_TRY(am_str_append(&out, with, strlen(with)));
+        at = (size_t)(hit - s->s) + n;
+    }
+    AM_TRY(am_str_append(&out, s->s + at, s->len - at));
+    s->len = 0;
+    AM_TRY(am_str_append(s, out.s, out.len));
+done:
+    am_str_release(&out);
+    return st;
+}
+
+static am_status step_wordpiece(const am_dec *d, size_t index, const char *s, size_t n, am_str *out)
+{
+    static const char *const tidy[][2] = {{" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"},
+                                          {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    am_status st = AM_OK;
+    am_str token = {0};
+    bool continued = n >= d->content_len && memcmp(s, d->content, d->content_len) == 0;
+    if (index > 0 && !continued) AM_TRY(am_str_append(&token, " ", 1));
+    size_t cut = index > 0 && continued ? d->content_len : 0;
+    AM_TRY(am_str_append(&token, s + cut, n - cut));
+    for (size_t i = 0; d->cleanup && i < sizeof tidy / sizeof *tidy; i++) AM_TRY(replace_all(&token, tidy[i][0], tidy[i][1]));
+    AM_TRY(am_str_append(out, token.s, token.len));
+done:
+    am_str_release(&token);
+    return st;
+}
+
+static am_status step_bpe(const am_dec *d, bool last, const char *s, size_t n, am_str *out)
+{
+    am_status st = AM_OK;
+    am_str token = {0};
+    AM_TRY(am_str_append(&token, s, n));
+    if (d->content_len > 0) AM_TRY(replace_all(&token, d->content, last ? "" : " "));
+    AM_TRY(am_str_append(out, token.s, token.len));
+done:
+    am_str_release(&token);
+    return st;
+}
+
 static am_status run_step(const am_dec *d, am_tok_matcher *m, const strings *in, strings *out)
 {
     am_status st = AM_OK;
@@ -205,6 +255,10 @@ static am_status run_step(const am_dec *d, am_tok_matcher *m, const strings *in,
             AM_TRY(step_metaspace(d, i, s, n, &out->bytes));
         else if (d->kind == AM_DEC_REPLACE)
             AM_TRY(step_replace(d, m, s, n, &out->bytes));
+        else if (d->kind == AM_DEC_WORDPIECE)
+            AM_TRY(step_wordpiece(d, i, s, n, &out->bytes));
+        else if (d->kind == AM_DEC_BPE)
+            AM_TRY(step_bpe(d, i + 1 == in->n, s, n, &out->bytes));
         else
             AM_TRY(am_str_append(&out->bytes, s, n)); /* Fuse: one string, closed below */
         if (d->kind != AM_DEC_FUSE) AM_TRY(strings_close(out));
@@ -223,13 +277,13 @@ am_status am_tokenizer_decode(const am_tokenizer *t, const uint32_t *ids, size_t
     AM_TRY(am_tok_matcher_init(&m));
     AM_TRY(am_str_append(&a.bytes, "", 0));
     for (size_t i = 0; i < n; i++) {
-        const char *name = ids[i] < t->vocab_size ? t->decoded[ids[i]] : NULL;
+        const char *name = ids[i] < t->vocab_size ? t->token[ids[i]].decoded : NULL;
         AM_CHECK(name != NULL, AM_ERR_DATA, "ids[%zu] = %" PRIu32 " is no token of %s (it has %zu ids)", i,
                  ids[i], t->path, t->vocab_size);
         if (skip_special && am_tokenizer_is_special(t, ids[i])) continue;
         if (!t->has_decoder && a.n > 0)
             AM_TRY(am_str_append(&a.bytes, " ", 1)); /* as the library joins them then */
-        AM_TRY(am_str_append(&a.bytes, name, strlen(name)));
+        AM_TRY(am_str_append(&a.bytes, name, t->token[ids[i]].decoded_len));
         AM_TRY(strings_close(&a));
     }
     for (size_t k = 0; k < t->num_dec && a.n > 0; k++) {
@@ -298,11 +352,17 @@ static am_status load_one(const am_tokenizer *t, json_t *j, am_dec *d)
         d->left = json_integer_value(json_object_get(j, "start"));
         d->right = json_integer_value(json_object_get(j, "stop"));
         AM_CHECK(d->content_len > 0, AM_ERR_MODEL, "%s: the Strip decoder has no content", t->path);
+    } else if (strcmp(type, "WordPiece") == 0) {
+        d->kind = AM_DEC_WORDPIECE;
+        AM_TRY(load_content(t, j, "prefix", d));
+        AM_TRY(am_tok_get_bool(t, j, "cleanup", true, &d->cleanup));
+    } else if (strcmp(type, "BPEDecoder") == 0) {
+        d->kind = AM_DEC_BPE;
+        AM_TRY(load_content(t, j, "suffix", d));
     } else {
         AM_FAIL(AM_ERR_MODEL,
                 "%s: the decoder \"%s\" is not supported (supported: ByteLevel, ByteFallback, Fuse, Strip, "
-                "Replace, "
-                "Metaspace, Sequence)",
+                "Replace, Metaspace, WordPiece, BPEDecoder, Sequence)",
                 t->path, type);
     }
 done:

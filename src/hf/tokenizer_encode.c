@@ -61,15 +61,28 @@ am_tok_text *am_tok_scratch_other(am_tok_scratch *s, const am_view *v)
     return out;
 }
 
-static am_status push_token(am_encoding *e, uint32_t id, am_span at)
+static am_status reserve_tokens(am_encoding *e, size_t n)
 {
     am_status st = AM_OK;
-    AM_TRY(am_grow(&e->ids, &e->id_cap, e->n + 1, sizeof *e->ids));
-    AM_TRY(am_grow(&e->start, &e->start_cap, e->n + 1, sizeof *e->start));
-    AM_TRY(am_grow(&e->end, &e->end_cap, e->n + 1, sizeof *e->end));
+    AM_TRY(am_grow(&e->ids, &e->id_cap, e->n + n, sizeof *e->ids));
+    AM_TRY(am_grow(&e->start, &e->start_cap, e->n + n, sizeof *e->start));
+    AM_TRY(am_grow(&e->end, &e->end_cap, e->n + n, sizeof *e->end));
+done:
+    return st;
+}
+
+static inline void put_token(am_encoding *e, uint32_t id, am_span at)
+{
     e->ids[e->n] = id;
     e->start[e->n] = at.start;
     e->end[e->n++] = at.end;
+}
+
+static am_status push_token(am_encoding *e, uint32_t id, am_span at)
+{
+    am_status st = AM_OK;
+    AM_TRY(reserve_tokens(e, 1));
+    put_token(e, id, at);
 done:
     return st;
 }
@@ -96,23 +109,126 @@ done:
     return st;
 }
 
+/* ---- the shortest pieces ---- */
+
+/* Up to 15 bytes as two words, their number in the topmost byte.  `room` bytes can be read at s. */
+static inline void quick_key(const char *s, size_t n, size_t room, uint64_t key[2])
+{
+    key[0] = key[1] = 0;
+    if (room >= 16) {
+        memcpy(key, s, 16);
+        if (n < 8) {
+            key[0] &= (UINT64_C(1) << 8 * n) - 1;
+            key[1] = 0;
+        } else {
+            key[1] &= (UINT64_C(1) << 8 * (n - 8)) - 1;
+        }
+    } else {
+        memcpy(key, s, n);
+    }
+    key[1] |= (uint64_t)n << 56;
+}
+
+static inline struct am_quick *quick_slot(const am_bpe_work *w, const uint64_t key[2])
+{
+    uint64_t h = (key[0] ^ key[0] >> 32) * UINT64_C(0x9e3779b97f4a7c15) ^ (key[1] ^ key[1] >> 29) * UINT64_C(0xc2b2ae3d27d4eb4f);
+    return &w->quick[(h ^ h >> 31) * UINT64_C(0x9e3779b97f4a7c15) >> 49];
+}
+
+static void quick_put(struct am_quick *q, const uint64_t key[2], const am_bpe_work *w)
+{
+    uint32_t start = 0;
+    if (w->n > 3) return;
+    for (size_t i = 0; i < w->n; start = w->sym[i++].end)
+        if (w->sym[i].start != start) return;
+    *q = (struct am_quick){.key = {key[0], key[1]}, .n = (uint8_t)w->n};
+    for (size_t i = 0; i < w->n; i++) {
+        q->id[i] = w->sym[i].id;
+        q->end[i] = (uint8_t)w->sym[i].end;
+    }
+}
+
+/* Bytes [i, j) of the view as am_tok_view_origin gives them. */
+static inline am_span origin(const am_view *v, size_t i, size_t j)
+{
+    if (v->from != NULL) return (am_span){v->from[i], v->to[j - 1]};
+    while (i > 0 && ((unsigned char)v->s[i] & 0xc0) == 0x80) i--;
+    while (j < v->n && ((unsigned char)v->s[j] & 0xc0) == 0x80) j++;
+    return (am_span){v->base + (uint32_t)i, v->base + (uint32_t)j};
+}
+
+static am_status encode_plain(const am_tokenizer *t, am_tok_scratch *s, const am_view *v, size_t start, size_t end,
+                              am_encoding *out)
+{
+    am_status st = AM_OK;
+    am_bpe_work *w = &s->work;
+    size_t n = end - start;
+    struct am_quick *q = NULL;
+    uint64_t key[2];
+    if (n <= AM_QUICK_BYTES) {
+        quick_key(v->s + start, n, v->n - start, key);
+        q = quick_slot(w, key);
+        if (q->key[0] == key[0] && q->key[1] == key[1]) {
+            AM_TRY(reserve_tokens(out, 3));
+            for (size_t i = 0, at = start; i < q->n; i++) {
+                put_token(out, q->id[i], origin(v, at, start + q->end[i]));
+                at = start + q->end[i];
+            }
+            return AM_OK;
+        }
+    }
+    AM_TRY(am_tok_model_encode(t, w, v->s + start, n));
+    AM_TRY(reserve_tokens(out, w->n));
+    for (size_t i = 0; i < w->n; i++) {
+        size_t a = start + w->sym[i].start, b = start + w->sym[i].end;
+        put_token(out, w->sym[i].id, b > a ? origin(v, a, b) : am_tok_view_origin(v, a, b));
+    }
+    if (q != NULL) quick_put(q, key, w);
+done:
+    return st;
+}
+
+/* The next place where no merge crosses: behind `i`, at most `end`.  Characters without a token are not cut off: unknown
+ * neighbours may fuse, and what is dropped joins its neighbours. */
+static size_t next_cut(const am_bpe *b, const char *s, size_t i, size_t end)
+{
+    int32_t last, cp;
+    i += am_tok_utf8_get(s + i, &last);
+    bool known = last < 0x10000 && b->bmp_id[last] != AM_NO_ID;
+    while (i < end) {
+        size_t len = am_tok_utf8_get(s + i, &cp);
+        bool next_known = cp < 0x10000 && b->bmp_id[cp] != AM_NO_ID;
+        uint32_t bit = am_crossing_bit(last, cp);
+        if (known && next_known && (b->crossing[bit >> 6] >> (bit & 63) & 1) == 0) break;
+        i += len;
+        last = cp;
+        known = next_known;
+    }
+    return i;
+}
+
+static am_status encode_turned(const am_tokenizer *t, am_tok_scratch *s, const am_view *v, am_span piece, am_encoding *out)
+{
+    am_status st = AM_OK;
+    AM_TRY(turn_back(s, v, piece));
+    AM_TRY(am_tok_model_encode(t, &s->work, s->bytes.s, s->bytes.len));
+    for (size_t i = 0; i < s->work.n; i++) {
+        const am_symbol *sym = &s->work.sym[i];
+        AM_TRY(push_token(out, sym->id, am_tok_view_origin(v, s->origin[sym->start], s->origin[sym->end])));
+    }
+done:
+    return st;
+}
+
 static am_status encode_piece(const am_tokenizer *t, am_tok_scratch *s, const am_view *v, am_span piece,
                               am_encoding *out)
 {
     am_status st = AM_OK;
-    const char *text = v->s + piece.start;
-    size_t n = piece.end - piece.start;
-    if (t->bytes_written) {
-        AM_TRY(turn_back(s, v, piece));
-        text = s->bytes.s;
-        n = s->bytes.len;
-    }
-    AM_TRY(am_bpe_encode(&t->bpe, &s->work, text, n));
-    for (size_t i = 0; i < s->work.n; i++) {
-        const am_symbol *sym = &s->work.sym[i];
-        size_t a = t->bytes_written ? s->origin[sym->start] : piece.start + sym->start;
-        size_t b = t->bytes_written ? s->origin[sym->end] : piece.start + sym->end;
-        AM_TRY(push_token(out, sym->id, am_tok_view_origin(v, a, b)));
+    if (t->bytes_written) return encode_turned(t, s, v, piece, out);
+    if (t->model != AM_MODEL_BPE || t->bpe.bmp_id == NULL) return encode_plain(t, s, v, piece.start, piece.end, out);
+    for (size_t i = piece.start, end; i < piece.end; i = end) {
+        end = next_cut(&t->bpe, v->s, i, piece.end);
+        AM_TRY(encode_plain(t, s, v, i, end, out));
     }
 done:
     return st;

@@ -13,6 +13,7 @@
 
 #include <jansson.h>
 #include <pcre2.h>
+#include <string.h>
 
 typedef struct am_view {
     const char     *s;
@@ -36,7 +37,11 @@ typedef struct am_spans {
     size_t   n, cap;
 } am_spans;
 
+/** Large memory that is about to be written all over: have its pages now, together, not one fault at a time. */
+void      am_tok_touch(void *p, size_t n);
 am_status am_tok_text_push(am_tok_text *t, const char *s, size_t n, uint32_t from, uint32_t to) AM_WARN_UNUSED;
+/** Bytes [i, end) of the view, whole characters, with their origins. */
+am_status am_tok_text_copy(am_tok_text *t, const am_view *v, size_t i, size_t end) AM_WARN_UNUSED;
 void      am_tok_text_release(am_tok_text *t);
 am_status am_tok_spans_push(am_spans *v, size_t start, size_t end) AM_WARN_UNUSED;
 /** Bytes [i, j) of the view as [from, to) of the original, widened to characters. */
@@ -55,14 +60,35 @@ bool   am_tok_is_word(int32_t cp);        /* \w of Unicode TS 18 */
 
 /* ---- regexes: Oniguruma's syntax run by PCRE2 --------------------------------------------------------------------- */
 
+typedef struct am_tok_pattern am_tok_pattern; /* tokenizer_pattern.c: a regex as a table */
+
 typedef struct am_tok_regex {
-    pcre2_code *code;
+    pcre2_code     *code;
+    am_tok_pattern *pattern; /* the same as a table, NULL: the regex has more to it */
+    char           *literal; /* a plain text; NULL: a regex */
+    size_t          literal_len;
 } am_tok_regex;
+
+/** @param pattern in Oniguruma's syntax.  @param[out] out NULL when the pattern is none of the kind that tables can run. */
+am_status am_tok_pattern_compile(const char *pattern, size_t n, am_tok_pattern **out) AM_WARN_UNUSED;
+void      am_tok_pattern_free(am_tok_pattern **p);
+/** Bytes of the match at s, 0 for none.  n > 0; s is the character as it is (no stand-ins). */
+size_t am_tok_pattern_match(const am_tok_pattern *p, const char *s, size_t n);
+/** General category (utf8proc's numbers) as of Unicode 16; 30 for control characters that are white space. */
+uint8_t am_tok_kind(int32_t cp);
+enum { AM_KIND_WHITE = 30 };
+/** Marks and controls that the library, whose tables are older, does not take for such. */
+typedef enum am_tok_keeper { AM_KEPT_BY_STRIP_ACCENTS, AM_KEPT_BY_BERT, AM_KEPT_BY_CLEAN } am_tok_keeper;
+bool am_tok_kept_by(am_tok_keeper who, int32_t cp);
+/** What stands for a character that is newer than PCRE2's tables; 0: it is not. */
+int32_t am_tok_stand_in(int32_t cp);
+bool    am_tok_stand_in_range(size_t i, int32_t *first, int32_t *last, int32_t *stand_in);
 
 typedef struct am_tok_matcher { /* one per scratch */
     pcre2_match_data    *data;
     pcre2_match_context *context;
     pcre2_jit_stack     *stack;
+    bool                 engine_only; /* tables are left aside: tests compare the two */
 } am_tok_matcher;
 
 am_status am_tok_matcher_init(am_tok_matcher *m) AM_WARN_UNUSED;
@@ -73,6 +99,8 @@ am_status am_tok_regex_translate(const char *onig, size_t n, const char *where, 
 am_status am_tok_regex_compile(const char *pattern, size_t n, bool literal, const char *where,
                                am_tok_regex *out) AM_WARN_UNUSED;
 void      am_tok_regex_release(am_tok_regex *re);
+am_status am_tok_regex_find_by_engine(const am_tok_regex *re, am_tok_matcher *m, const char *s, size_t n,
+                                      am_spans *out) AM_WARN_UNUSED;
 /** All matches in s, left to right, as find_iter gives them (appended to *out). */
 am_status am_tok_regex_find_all(const am_tok_regex *re, am_tok_matcher *m, const char *s, size_t n,
                                 am_spans *out) AM_WARN_UNUSED;
@@ -86,12 +114,33 @@ am_status am_tok_stand_ins(const char *s, size_t n, am_str *copy, const char **o
 /* ---- steps of the file, as flat lists (Sequences opened) ------------------------------------------------------------ */
 
 typedef enum am_norm_kind {
-    AM_NORM_UNICODE, AM_NORM_LOWERCASE, AM_NORM_STRIP, AM_NORM_REPLACE, AM_NORM_PREPEND, AM_NORM_STRIP_ACCENTS
+    AM_NORM_UNICODE, AM_NORM_LOWERCASE, AM_NORM_STRIP, AM_NORM_REPLACE, AM_NORM_PREPEND,
+    AM_NORM_MAP,   /* character by character: Nmt, StripAccents, BertNormalizer's clean_text and strip_accents */
+    AM_NORM_CJK,   /* BertNormalizer: blanks around ideographs */
+    AM_NORM_BYTES, /* ByteLevel's alphabet */
+    AM_NORM_PRECOMPILED,
+    AM_NORM_SPM    /* SentencePiece's own way with white space (tokenizer.model) */
 } am_norm_kind;
+
+typedef struct am_charsmap { /* Precompiled: tokenizer_precompiled.c */
+    uint32_t *unit;
+    size_t    num_units;
+    char     *text;
+    size_t    text_len;
+} am_charsmap;
+
+am_status am_tok_base64(const char *text, size_t n, am_str *out) AM_WARN_UNUSED;
+am_status am_tok_charsmap_load(const char *data, size_t n, const char *where, am_charsmap *out) AM_WARN_UNUSED;
+void      am_tok_charsmap_release(am_charsmap *m);
+/** The replacement of the shortest or longest prefix of s[0, n) that the table has; NULL: none.  @param[out] taken  bytes of that prefix. */
+const char *am_tok_charsmap_find(const am_charsmap *m, const char *s, size_t n, bool longest, size_t *len, size_t *taken);
+am_status am_tok_normalize_precompiled(const am_charsmap *m, am_tok_scratch *s, am_view *v) AM_WARN_UNUSED;
 
 typedef struct am_norm {
     am_norm_kind kind;
     int          unicode_flags; /* utf8proc's */
+    int32_t    (*map)(int32_t cp); /* −1: the character goes */
+    am_charsmap  charsmap;
     bool         left, right;   /* Strip */
     am_tok_regex re;            /* Replace */
     char        *content;       /* Replace, Prepend */
@@ -121,44 +170,86 @@ typedef struct am_pre {
 } am_pre;
 
 typedef enum am_dec_kind {
-    AM_DEC_BYTE_LEVEL, AM_DEC_BYTE_FALLBACK, AM_DEC_FUSE, AM_DEC_STRIP, AM_DEC_REPLACE, AM_DEC_METASPACE
+    AM_DEC_BYTE_LEVEL, AM_DEC_BYTE_FALLBACK, AM_DEC_FUSE, AM_DEC_STRIP, AM_DEC_REPLACE, AM_DEC_METASPACE, AM_DEC_WORDPIECE,
+    AM_DEC_BPE
 } am_dec_kind;
 
 typedef struct am_dec {
     am_dec_kind  kind;
     am_tok_regex re;      /* Replace */
-    char        *content; /* Replace, Strip, Metaspace */
+    char        *content; /* Replace, Strip, Metaspace; WordPiece: prefix; BPEDecoder: suffix */
     size_t       content_len;
     int64_t      left, right; /* Strip */
     bool         drop_first;  /* Metaspace: the first token loses its marks */
+    bool         cleanup;     /* WordPiece */
 } am_dec;
+
+/* ---- reading JSON as a stream: the large parts of a file never become a tree -------------------------------------- */
+
+typedef struct am_json_scan {
+    const char *s, *p, *end; /* valid UTF-8 */
+    const char *path;
+    am_str      text[2];     /* strings with escapes, in turn: the last two strings read stay valid */
+    int         turn;
+} am_json_scan;
+
+/** Behind white space: the next byte, '\0' at the end. */
+char      am_json_scan_peek(am_json_scan *j);
+am_status am_json_scan_expect(am_json_scan *j, char c) AM_WARN_UNUSED;
+/** The string at the scanner; *out is valid until the string after the next is read.  May hold NUL bytes. */
+am_status am_json_scan_string(am_json_scan *j, const char **out, size_t *n) AM_WARN_UNUSED;
+am_status am_json_scan_integer(am_json_scan *j, int64_t *out) AM_WARN_UNUSED;
+am_status am_json_scan_number(am_json_scan *j, double *out) AM_WARN_UNUSED;
+/** Step over one value.  @param[out] from, n  its text; may be NULL. */
+am_status am_json_scan_skip(am_json_scan *j, const char **from, size_t *n) AM_WARN_UNUSED;
+/** Between the members of an object or array that `open` began: true when another one follows (the scanner stands at it). */
+am_status am_json_scan_next(am_json_scan *j, char close, bool first, bool *more) AM_WARN_UNUSED;
+/** AM_ERR_MODEL with path:line:column of the scanner. */
+am_status am_json_scan_fail(const am_json_scan *j, const char *what) AM_WARN_UNUSED;
+void      am_json_scan_release(am_json_scan *j);
 
 /* ---- BPE ------------------------------------------------------------------------------------------------------------ */
 
 #define AM_NO_ID UINT32_MAX
 
+typedef struct am_map_slot {
+    uint32_t hash, entry; /* index of an entry + 1; 0 empty */
+} am_map_slot;
+
 typedef struct am_bytes_map { /* bytes → id; open addressing; keys lie in the arena of am_bpe */
-    uint32_t *slot;           /* index of an entry + 1; 0 empty */
-    size_t    mask;
+    am_map_slot *slot;
+    size_t       mask;
     struct am_bytes_entry {
         uint32_t off, len, id;
     }     *entry;
     size_t n, cap;
 } am_bytes_map;
 
+typedef struct am_pair {
+    uint64_t key; /* am_pair_key; 0 empty */
+    uint64_t val; /* rank << 32 | merged id */
+} am_pair;
+
+enum { AM_QUICK_SLOTS = 1 << 15, AM_QUICK_BYTES = 15 };
+enum { AM_CROSSING_BITS = 18, AM_MERGE_BATCH = 64 };
+
 typedef struct am_bpe {
     char        *arena;
     size_t       arena_len, arena_cap;
     am_bytes_map names;  /* tokens as spelled in the file */
-    am_bytes_map pieces; /* byte mode: tokens as raw bytes (those made of the byte alphabet alone) */
+    am_bytes_map pieces; /* byte mode with ignore_merges: tokens as raw bytes (those made of the byte alphabet alone) */
     bool         byte_mode;
-    uint64_t    *pair_key; /* left << 32 | right; open addressing, UINT64_MAX empty */
-    uint64_t    *pair_val; /* rank << 32 | merged id */
-    size_t       pair_mask;
+    am_pair     *pair; /* open addressing */
+    size_t       pair_mask, num_pairs;
+    int          pair_shift;
+    uint64_t     crossing[1 << (AM_CROSSING_BITS - 6)]; /* pairs of characters that some merge joins, by am_crossing_bit */
     uint32_t     byte_id[256];     /* byte mode: the byte's token; char mode: ASCII characters' */
     uint32_t     fallback_id[256]; /* "<0xHH>" */
+    uint32_t    *bmp_id;           /* char mode: [65536] tokens that are one character; NULL in byte mode */
     bool         ignore_merges, byte_fallback, fuse_unk, has_unk;
     uint32_t     unk_id;
+    char        *prefix, *suffix; /* continuing_subword_prefix, end_of_word_suffix; NULL: none */
+    size_t       prefix_len, suffix_len;
 } am_bpe;
 
 typedef struct am_symbol {
@@ -170,25 +261,133 @@ typedef struct am_merge {
     uint32_t rank, pos, id;
 } am_merge;
 
+typedef struct am_best { /* Unigram: the best way to a place */
+    double   score;
+    uint32_t start, id; /* id AM_NO_ID: an unknown character; start UINT32_MAX: no way yet */
+} am_best;
+
 typedef struct am_bpe_work { /* per scratch */
     am_symbol *sym;
     size_t     n, cap; /* after am_bpe_encode: n symbols, in order */
     am_merge  *heap;
     size_t     heap_n, heap_cap;
+    am_best   *best; /* Unigram */
+    size_t     best_cap;
+    am_str     text; /* WordPiece: prefix and rest */
     struct am_piece_cache *cache;
+    struct am_quick {
+        uint64_t key[2]; /* up to 15 bytes, the number of them in the topmost; 0: empty */
+        uint32_t id[3];
+        uint8_t  n, end[3];
+    }         *quick; /* [AM_QUICK_SLOTS], by hash of the key; the newcomer takes the place */
 } am_bpe_work;
 
-/** @param byte_mode the pre-tokenizer ends in ByteLevel: pieces are raw bytes. */
-am_status am_bpe_load(json_t *model, bool byte_mode, const char *path, am_bpe *out) AM_WARN_UNUSED;
+/* Merges on their way into the tables, whose lookups are made together so that memory is fetched ahead. */
+typedef struct am_merge_batch {
+    struct am_merge_text {
+        uint32_t off, na, nb; /* left and right, one behind the other */
+        uint32_t hash[3];     /* of left, right, both */
+    }      at[AM_MERGE_BATCH];
+    size_t n, first; /* rank of at[0] */
+    char  *text;
+    size_t len, cap;
+} am_merge_batch;
+
+static inline uint64_t am_pair_key(uint32_t left, uint32_t right) { return ((uint64_t)left << 32 | right) + 1; }
+static inline size_t   am_pair_home(const am_bpe *b, uint64_t key)
+{
+    return (size_t)((key ^ key >> 29) * UINT64_C(0x9e3779b97f4a7c15) >> b->pair_shift);
+}
+static inline uint32_t am_crossing_bit(int32_t last, int32_t first)
+{
+    return ((uint32_t)last * 0x9e3779b1u ^ (uint32_t)first * 0x85ebca6bu) >> (32 - AM_CROSSING_BITS);
+}
+/** n bytes at s, hashed; reads nothing beyond them. */
+static inline uint32_t am_tok_hash(const char *s, size_t n)
+{
+    uint64_t a = 0, b = 0, h = n * UINT64_C(0x9fb21c651e98df25);
+    for (; n > 16; s += 16, n -= 16) {
+        memcpy(&a, s, 8);
+        memcpy(&b, s + 8, 8);
+        h = (h ^ a) * UINT64_C(0x9e3779b97f4a7c15);
+        h = (h ^ h >> 32 ^ b) * UINT64_C(0xc2b2ae3d27d4eb4f);
+    }
+    if (n >= 8) {
+        memcpy(&a, s, 8);
+        memcpy(&b, s + n - 8, 8);
+    } else if (n >= 4) {
+        uint32_t x, y;
+        memcpy(&x, s, 4);
+        memcpy(&y, s + n - 4, 4);
+        a = x;
+        b = y;
+    } else if (n > 0) {
+        a = (uint64_t)(unsigned char)s[0] << 16 | (uint64_t)(unsigned char)s[n / 2] << 8 | (unsigned char)s[n - 1];
+        b = 0;
+    }
+    h = (h ^ a) * UINT64_C(0x9e3779b97f4a7c15);
+    h = (h ^ h >> 32 ^ b) * UINT64_C(0xc2b2ae3d27d4eb4f);
+    return (uint32_t)(h >> 32) ^ (uint32_t)h;
+}
+
+am_status am_bpe_put_token(am_bpe *b, const char *name, size_t n, uint32_t id) AM_WARN_UNUSED;
+/** Many tokens: appended one by one, then indexed together (nothing is found before). */
+am_status am_bpe_append_token(am_bpe *b, const char *name, size_t n, uint32_t id) AM_WARN_UNUSED;
+am_status am_bpe_index_tokens(am_bpe *b) AM_WARN_UNUSED;
+am_status am_bpe_put_merge(am_bpe *b, uint32_t left, uint32_t right, uint32_t rank, uint32_t merged) AM_WARN_UNUSED;
+/** One merge by its halves' spellings; the batch goes into the tables when it is full, and with am_bpe_batch_flush. */
+am_status am_bpe_batch_add(am_bpe *b, am_merge_batch *m, const char *left, size_t na, const char *right, size_t nb,
+                           const char *path) AM_WARN_UNUSED;
+am_status am_bpe_expect_merges(am_bpe *b, size_t n) AM_WARN_UNUSED; /* room for them */
+am_status am_bpe_batch_flush(am_bpe *b, am_merge_batch *m, const char *path) AM_WARN_UNUSED;
+/** A merge joins the last character of left and the first of right. */
+void      am_bpe_mark_crossing(am_bpe *b, const char *left, size_t na, const char *right);
+/** No place of a text may be cut (what a symbol is depends on more than its neighbours). */
+void      am_bpe_mark_all(am_bpe *b);
+/** After the last token and merge: the tables that follow from them. */
+am_status am_bpe_finish(am_bpe *b, const char *path) AM_WARN_UNUSED;
 void      am_bpe_release(am_bpe *b);
 uint32_t  am_bpe_name_id(const am_bpe *b, const char *s, size_t n); /* AM_NO_ID: none */
 uint32_t  am_bpe_piece_id(const am_bpe *b, const char *s, size_t n); /* of a whole piece; byte mode: raw bytes */
 am_status am_bpe_work_init(am_bpe_work *w) AM_WARN_UNUSED;
 void      am_bpe_work_release(am_bpe_work *w);
+am_status am_bpe_push_symbol(am_bpe_work *w, uint32_t id, size_t start, size_t end) AM_WARN_UNUSED;
+/** One piece into w->sym. */
 am_status am_bpe_encode(const am_bpe *b, am_bpe_work *w, const char *s, size_t n) AM_WARN_UNUSED;
 /** ByteLevel's alphabet: the code point that stands for a byte, and back (−1: none). */
 int32_t am_tok_byte_to_char(unsigned char b);
 int     am_tok_char_to_byte(int32_t cp);
+
+/* ---- the other models: their names lie in am_bpe as well --------------------------------------------------------------- */
+
+typedef enum am_model_kind { AM_MODEL_BPE, AM_MODEL_UNIGRAM, AM_MODEL_WORDPIECE, AM_MODEL_WORDLEVEL } am_model_kind;
+
+typedef struct am_unigram {
+    struct am_dart_unit {
+        uint32_t base, check; /* child of byte c: base + c, whose check is this node + 1 */
+        uint32_t id;          /* of the token that ends here; AM_NO_ID: none */
+    }      *unit;             /* double array over the tokens' bytes; the root is 0 */
+    size_t  num_units;
+    double *score;
+    size_t  num_scores, score_cap;
+    double  min_score;
+} am_unigram;
+
+/** From the names and u->score[id]. */
+am_status am_unigram_build(am_unigram *u, const am_bpe *names) AM_WARN_UNUSED;
+void      am_unigram_release(am_unigram *u);
+am_status am_unigram_encode(const am_unigram *u, const am_bpe *b, am_bpe_work *w, const char *s, size_t n) AM_WARN_UNUSED;
+
+typedef struct am_wordpiece {
+    char  *prefix; /* continuing_subword_prefix, "##" */
+    size_t prefix_len;
+    size_t max_chars; /* longer words are unknown */
+} am_wordpiece;
+
+am_status am_wordpiece_encode(const am_wordpiece *p, const am_bpe *b, am_bpe_work *w, const char *s, size_t n) AM_WARN_UNUSED;
+/** A piece by the tokenizer's model into w->sym, or from the cache. */
+am_status am_tok_model_encode(const am_tokenizer *t, am_bpe_work *w, const char *s, size_t n) AM_WARN_UNUSED;
+am_status am_wordlevel_encode(const am_bpe *b, am_bpe_work *w, const char *s, size_t n) AM_WARN_UNUSED;
 
 /* ---- added tokens ---------------------------------------------------------------------------------------------------- */
 
@@ -211,6 +410,8 @@ typedef struct am_trie { /* of added tokens' bytes */
 } am_trie;
 
 am_status am_tok_trie_add(am_trie *t, const char *s, size_t n, int32_t token) AM_WARN_UNUSED;
+/** Bytes of the longest token at s; 0: none. */
+size_t    am_tok_trie_longest(const am_tokenizer *t, const am_trie *trie, const char *s, size_t n);
 void      am_tok_trie_release(am_trie *t);
 
 typedef struct am_segment { /* of a view: an added token or (token < 0) text */
@@ -238,7 +439,13 @@ struct am_tokenizer {
     size_t   num_pre, pre_cap;
     bool     byte_level;    /* a ByteLevel among the pre-tokenizers: pieces become raw bytes */
     bool     bytes_written; /* an AM_PRE_BYTES step writes the alphabet out: pieces are turned back at the end */
-    am_bpe   bpe;
+    am_model_kind model;
+    am_bpe        bpe; /* BPE's tables, and every model's names */
+    am_unigram    unigram;
+    am_wordpiece  wordpiece;
+    am_bpe        added_names; /* names alone: content of an added token → id */
+    bool          adds_bos;    /* files that do not say: a BOS in front */
+    size_t        next_id;     /* of an added token that the vocabulary does not have */
     am_added *added;
     size_t    num_added, added_cap;
     am_trie   raw, normalized; /* added tokens matched in the raw and in the normalised text */
@@ -248,9 +455,12 @@ struct am_tokenizer {
     am_dec   *dec;
     size_t    num_dec, dec_cap;
     bool      has_decoder;
-    const char **token;    /* [vocab_size] spelling by id; NULL: none */
-    const char **decoded;  /* [vocab_size] what decoding starts from: the same but for normalised added tokens */
-    uint8_t     *special;  /* [vocab_size] */
+    struct am_token_text {
+        const char *spelled; /* NULL: no such id */
+        const char *decoded; /* what decoding starts from: the same but for normalised added tokens */
+        uint32_t    decoded_len;
+        bool        special;
+    }          *token;     /* [vocab_size] */
     size_t       vocab_size;
     json_t      *roles;    /* "eos_token" → "<|im_end|>" */
 };
@@ -269,7 +479,18 @@ struct am_tok_scratch {
     size_t              origin_cap;
 };
 
+/** An added token whose id is known.  @param normalized  matched in normalised text, as it is spelled. */
+am_status am_tok_add_added(am_tokenizer *t, const char *content, size_t n, uint32_t id, bool special, bool normalized) AM_WARN_UNUSED;
+am_status am_tok_add_split(am_tokenizer *t, const char *pattern) AM_WARN_UNUSED; /* Split, Isolated */
+/* Files other than tokenizer.json: whole files into an empty tokenizer. */
+am_status am_tok_load_spm(am_tokenizer *t, const char *data, size_t n) AM_WARN_UNUSED;
+am_status am_tok_load_tiktoken(am_tokenizer *t, const char *data, size_t n) AM_WARN_UNUSED;
+am_status am_tok_load_tekken(am_tokenizer *t, const char *data, size_t n) AM_WARN_UNUSED;
+bool      am_tok_looks_like_tiktoken(const char *data, size_t n);
+am_status am_tok_load_model(am_tokenizer *t, am_json_scan *j) AM_WARN_UNUSED;
 am_status am_tok_load_normalizer(am_tokenizer *t, json_t *j) AM_WARN_UNUSED;
+am_status am_tok_add_norm(am_tokenizer *t, am_norm_kind kind, am_norm **out) AM_WARN_UNUSED;
+am_status am_tok_normalize_spm(const am_norm *norm, am_tok_scratch *s, am_view *v) AM_WARN_UNUSED;
 am_status am_tok_normalize(const am_tokenizer *t, am_tok_scratch *s, am_view *v) AM_WARN_UNUSED;
 am_status am_tok_load_pre(am_tokenizer *t, json_t *j) AM_WARN_UNUSED;
 /** Cut *v into s->pieces; *v changes when a step rewrites the text. */

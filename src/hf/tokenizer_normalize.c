@@ -9,8 +9,28 @@
 
 /* ---- Unicode forms ---- */
 
+/* The library's tables end with Unicode 9 or so: to it, later marks are ordinary characters and later compatibility
+ * characters have no decomposition (found by asking it for every character of Unicode 14). */
+static bool is_unknown_to_library(int32_t cp)
+{
+    static const int32_t newer[][2] = {
+        {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},     {0xd3b, 0xd3c},
+        {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},   {0x32ff, 0x32ff},   {0xa7f2, 0xa7f4},
+        {0xa82c, 0xa82c},   {0xab69, 0xab69},   {0x10781, 0x107ba}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff},
+        {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
+        {0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47},
+        {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1},
+        {0x1e030, 0x1e06d}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef}, {0x1e4ec, 0x1e4ef},
+    };
+    if (cp < 0x7fd) return false;
+    for (size_t i = 0; i < sizeof newer / sizeof *newer && newer[i][0] <= cp; i++)
+        if (cp <= newer[i][1]) return true;
+    return false;
+}
+
 static bool composes_backwards(int32_t cp)
 {
+    if (is_unknown_to_library(cp)) return false;
     const utf8proc_property_t *p = utf8proc_get_property(cp);
     if (p->combining_class != 0) return true;
     if (p->comb_index != UINT16_MAX && p->comb_index >= 0x8000)
@@ -29,6 +49,7 @@ static bool is_inert(int32_t cp)
 {
     if (cp < 0xa0) return true;
     if (cp >= 0xac00 && cp <= 0xd7a3) return false;
+    if (is_unknown_to_library(cp)) return true;
     const utf8proc_property_t *p = utf8proc_get_property(cp);
     return p->decomp_seqindex == UINT16_MAX && !composes_backwards(cp);
 }
@@ -52,18 +73,13 @@ static size_t cluster_end(const am_view *v, size_t i)
 {
     int32_t cp;
     i += am_tok_utf8_get(v->s + i, &cp);
+    if (is_unknown_to_library(cp)) return i;
     while (i < v->n) {
         size_t len = am_tok_utf8_get(v->s + i, &cp);
         if (cp < 0xa0 || !composes_backwards(cp)) break;
         i += len;
     }
     return i;
-}
-
-static am_status push_char(am_tok_text *out, const am_view *v, size_t i, size_t len)
-{
-    am_span o = am_tok_view_origin(v, i, i + len);
-    return am_tok_text_push(out, v->s + i, len, o.start, o.end);
 }
 
 /* Code points of the full decomposition of a character. */
@@ -106,6 +122,23 @@ done:
     return st;
 }
 
+/* A cluster that no form changes: nothing decomposes or composes, and the marks are in order. */
+static bool is_normal_already(const am_view *v, size_t i, size_t end)
+{
+    utf8proc_propval_t before = 0;
+    while (i < end) {
+        int32_t cp;
+        i += am_tok_utf8_get(v->s + i, &cp);
+        const utf8proc_property_t *p = utf8proc_get_property(cp);
+        bool second = p->comb_index != UINT16_MAX && p->comb_index >= 0x8000;
+        if (p->decomp_seqindex != UINT16_MAX || second || (cp >= 0x1160 && cp <= 0x11ff) || (cp >= 0xac00 && cp <= 0xd7a3) ||
+            (p->combining_class != 0 && p->combining_class < before))
+            return false;
+        before = p->combining_class;
+    }
+    return true;
+}
+
 static am_status normalize_unicode(const am_norm *norm, am_tok_scratch *s, am_view *v)
 {
     am_status st = AM_OK;
@@ -114,8 +147,8 @@ static am_status normalize_unicode(const am_norm *norm, am_tok_scratch *s, am_vi
     for (size_t i = 0; i < v->n;) {
         size_t end = cluster_end(v, i);
         int32_t cp;
-        if (am_tok_utf8_get(v->s + i, &cp) == end - i && is_inert(cp))
-            AM_TRY(push_char(out, v, i, end - i));
+        if ((am_tok_utf8_get(v->s + i, &cp) == end - i && is_inert(cp)) || is_normal_already(v, i, end))
+            AM_TRY(am_tok_text_copy(out, v, i, end));
         else
             AM_TRY(push_cluster(out, v, i, end, norm->unicode_flags));
         i = end;
@@ -168,18 +201,6 @@ static void normalize_strip(const am_norm *norm, am_view *v)
     *v = am_tok_view_sub(v, i, j);
 }
 
-static am_status push_range(am_tok_text *out, const am_view *v, size_t i, size_t end)
-{
-    am_status st = AM_OK;
-    while (i < end) {
-        size_t len = am_tok_utf8_len((unsigned char)v->s[i]);
-        AM_TRY(push_char(out, v, i, len));
-        i += len;
-    }
-done:
-    return st;
-}
-
 /* What replaces a match has the origin of the match's last character, as in the library. */
 static am_status normalize_replace(const am_norm *norm, am_tok_scratch *s, am_view *v)
 {
@@ -191,14 +212,14 @@ static am_status normalize_replace(const am_norm *norm, am_tok_scratch *s, am_vi
     am_tok_text *out = am_tok_scratch_other(s, v);
     for (size_t m = 0; m < s->matches.n; m++) {
         am_span at = s->matches.at[m];
-        AM_TRY(push_range(out, v, done_to, at.start));
+        AM_TRY(am_tok_text_copy(out, v, done_to, at.start));
         size_t last = at.end > 0 ? at.end - 1 : 0;
         while (last > 0 && ((unsigned char)v->s[last] & 0xc0) == 0x80) last--;
         am_span o = am_tok_view_origin(v, last, at.end > 0 ? at.end : 0);
         AM_TRY(am_tok_text_push(out, norm->content, norm->content_len, o.start, o.end));
         done_to = at.end;
     }
-    AM_TRY(push_range(out, v, done_to, v->n));
+    AM_TRY(am_tok_text_copy(out, v, done_to, v->n));
     *v = am_tok_view_of(out);
 done:
     return st;
@@ -211,27 +232,103 @@ static am_status normalize_prepend(const am_norm *norm, am_tok_scratch *s, am_vi
     am_tok_text *out = am_tok_scratch_other(s, v);
     am_span o = am_tok_view_origin(v, 0, am_tok_utf8_len((unsigned char)v->s[0]));
     AM_TRY(am_tok_text_push(out, norm->content, norm->content_len, o.start, o.end));
-    AM_TRY(push_range(out, v, 0, v->n));
+    AM_TRY(am_tok_text_copy(out, v, 0, v->n));
     *v = am_tok_view_of(out);
 done:
     return st;
 }
 
-static am_status normalize_strip_accents(am_tok_scratch *s, am_view *v)
+static am_status normalize_map(const am_norm *norm, am_tok_scratch *s, am_view *v)
+{
+    am_status st = AM_OK;
+    am_tok_text *out = am_tok_scratch_other(s, v);
+    for (size_t i = 0; i < v->n;) {
+        int32_t cp;
+        char utf8[4];
+        size_t len = am_tok_utf8_get(v->s + i, &cp);
+        int32_t with = norm->map(cp);
+        am_span o = am_tok_view_origin(v, i, i + len);
+        if (with >= 0) AM_TRY(am_tok_text_push(out, utf8, am_tok_utf8_put(with, utf8), o.start, o.end));
+        i += len;
+    }
+    *v = am_tok_view_of(out);
+done:
+    return st;
+}
+
+/* The ideographs of BERT's own list. */
+static bool is_cjk(int32_t cp)
+{
+    return (cp >= 0x4e00 && cp <= 0x9fff) || (cp >= 0x3400 && cp <= 0x4dbf) || (cp >= 0x20000 && cp <= 0x2a6df) ||
+           (cp >= 0x2a700 && cp <= 0x2b73f) || (cp >= 0x2b740 && cp <= 0x2b81f) || (cp >= 0x2b920 && cp <= 0x2ceaf) ||
+           (cp >= 0xf900 && cp <= 0xfaff) || (cp >= 0x2f800 && cp <= 0x2fa1f);
+}
+
+static am_status normalize_cjk(am_tok_scratch *s, am_view *v)
 {
     am_status st = AM_OK;
     am_tok_text *out = am_tok_scratch_other(s, v);
     for (size_t i = 0; i < v->n;) {
         int32_t cp;
         size_t len = am_tok_utf8_get(v->s + i, &cp);
-        utf8proc_category_t c = utf8proc_category(cp);
-        if (c != UTF8PROC_CATEGORY_MN && c != UTF8PROC_CATEGORY_MC && c != UTF8PROC_CATEGORY_ME)
-            AM_TRY(push_char(out, v, i, len));
+        am_span o = am_tok_view_origin(v, i, i + len);
+        bool apart = is_cjk(cp);
+        if (apart) AM_TRY(am_tok_text_push(out, " ", 1, o.start, o.end));
+        AM_TRY(am_tok_text_push(out, v->s + i, len, o.start, o.end));
+        if (apart) AM_TRY(am_tok_text_push(out, " ", 1, o.start, o.end));
         i += len;
     }
     *v = am_tok_view_of(out);
 done:
     return st;
+}
+
+static am_status normalize_bytes(am_tok_scratch *s, am_view *v)
+{
+    am_status st = AM_OK;
+    am_tok_text *out = am_tok_scratch_other(s, v);
+    for (size_t i = 0; i < v->n; i++) {
+        char c[4];
+        am_span o = am_tok_view_origin(v, i, i + 1);
+        AM_TRY(am_tok_text_push(out, c, am_tok_utf8_put(am_tok_byte_to_char((unsigned char)v->s[i]), c), o.start, o.end));
+    }
+    *v = am_tok_view_of(out);
+done:
+    return st;
+}
+
+/* ---- maps ---- */
+
+static int32_t map_strip_accents(int32_t cp)
+{
+    uint8_t k = am_tok_kind(cp);
+    return k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME
+               ? (am_tok_kept_by(AM_KEPT_BY_STRIP_ACCENTS, cp) ? cp : -1) : cp;
+}
+
+static int32_t map_strip_nonspacing(int32_t cp)
+{
+    return am_tok_kind(cp) == UTF8PROC_CATEGORY_MN && !am_tok_kept_by(AM_KEPT_BY_BERT, cp) ? -1 : cp;
+}
+
+/* BERT's clean_text: control characters go, white space is a blank. */
+static int32_t map_clean(int32_t cp)
+{
+    uint8_t k = am_tok_kind(cp);
+    if (cp == '\t' || cp == '\n' || cp == '\r') return ' ';
+    if (cp == 0 || cp == 0xfffd || k == UTF8PROC_CATEGORY_CC || k == AM_KIND_WHITE || k == UTF8PROC_CATEGORY_CF ||
+        k == UTF8PROC_CATEGORY_CO)
+        return am_tok_kept_by(AM_KEPT_BY_CLEAN, cp) ? cp : -1;
+    return am_tok_is_white_space(cp) ? ' ' : cp;
+}
+
+/* NMT of SentencePiece: some controls go, odd blanks become one. */
+static int32_t map_nmt(int32_t cp)
+{
+    if ((cp >= 1 && cp <= 8) || cp == 0xb || (cp >= 0xe && cp <= 0x1f) || cp == 0x7f || cp == 0x8f || cp == 0x9f) return -1;
+    bool blank = cp == 9 || cp == 0xa || cp == 0xc || cp == 0xd || cp == 0x1680 || (cp >= 0x200b && cp <= 0x200f) ||
+                 cp == 0x2028 || cp == 0x2029 || cp == 0x2581 || cp == 0xfeff || cp == 0xfffd;
+    return blank ? ' ' : cp;
 }
 
 am_status am_tok_normalize(const am_tokenizer *t, am_tok_scratch *s, am_view *v)
@@ -255,8 +352,20 @@ am_status am_tok_normalize(const am_tokenizer *t, am_tok_scratch *s, am_view *v)
         case AM_NORM_PREPEND:
             AM_TRY(normalize_prepend(norm, s, v));
             break;
-        case AM_NORM_STRIP_ACCENTS:
-            AM_TRY(normalize_strip_accents(s, v));
+        case AM_NORM_MAP:
+            AM_TRY(normalize_map(norm, s, v));
+            break;
+        case AM_NORM_CJK:
+            AM_TRY(normalize_cjk(s, v));
+            break;
+        case AM_NORM_BYTES:
+            AM_TRY(normalize_bytes(s, v));
+            break;
+        case AM_NORM_PRECOMPILED:
+            AM_TRY(am_tok_normalize_precompiled(&norm->charsmap, s, v));
+            break;
+        case AM_NORM_SPM:
+            AM_TRY(am_tok_normalize_spm(norm, s, v));
             break;
         }
     }
@@ -287,38 +396,115 @@ done:
     return st;
 }
 
-static am_status load_one(const am_tokenizer *t, json_t *j, am_norm *out)
+static am_status load_charsmap(const am_tokenizer *t, json_t *j, am_charsmap *out)
 {
     am_status st = AM_OK;
+    am_str raw = {0};
+    const char *text = NULL;
+    size_t n = 0;
+    AM_TRY(am_tok_get_string(t, j, "precompiled_charsmap", &text, &n));
+    AM_TRY(am_tok_base64(text, n, &raw));
+    AM_TRY(am_tok_charsmap_load(raw.s, raw.len, t->path, out));
+done:
+    am_str_release(&raw);
+    return st;
+}
+
+am_status am_tok_add_norm(am_tokenizer *t, am_norm_kind kind, am_norm **out)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_grow(&t->norm, &t->norm_cap, t->num_norm + 1, sizeof *t->norm));
+    *out = &t->norm[t->num_norm++];
+    (*out)->kind = kind;
+done:
+    return st;
+}
+
+static am_status add_map(am_tokenizer *t, int32_t (*map)(int32_t))
+{
+    am_status st = AM_OK;
+    am_norm *out = NULL;
+    AM_TRY(am_tok_add_norm(t, AM_NORM_MAP, &out));
+    out->map = map;
+done:
+    return st;
+}
+
+static am_status load_bert(am_tokenizer *t, json_t *j)
+{
+    am_status st = AM_OK;
+    am_norm *out = NULL;
+    bool clean, cjk, lower, strip;
+    AM_TRY(am_tok_get_bool(t, j, "clean_text", true, &clean));
+    AM_TRY(am_tok_get_bool(t, j, "handle_chinese_chars", true, &cjk));
+    AM_TRY(am_tok_get_bool(t, j, "lowercase", true, &lower));
+    AM_TRY(am_tok_get_bool(t, j, "strip_accents", lower, &strip));
+    if (clean) AM_TRY(add_map(t, map_clean));
+    if (cjk) AM_TRY(am_tok_add_norm(t, AM_NORM_CJK, &out));
+    if (strip) {
+        AM_TRY(am_tok_add_norm(t, AM_NORM_UNICODE, &out));
+        out->unicode_flags = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE;
+        AM_TRY(add_map(t, map_strip_nonspacing));
+    }
+    if (lower) AM_TRY(am_tok_add_norm(t, AM_NORM_LOWERCASE, &out));
+done:
+    return st;
+}
+
+static const struct {
+    const char *type;
+    am_norm_kind kind;
+} norm_kinds[] = {
+    {"Lowercase", AM_NORM_LOWERCASE}, {"Strip", AM_NORM_STRIP},       {"Replace", AM_NORM_REPLACE},
+    {"Prepend", AM_NORM_PREPEND},     {"ByteLevel", AM_NORM_BYTES},   {"Precompiled", AM_NORM_PRECOMPILED},
+};
+
+static am_status load_keys(const am_tokenizer *t, json_t *j, am_norm *out)
+{
+    am_status st = AM_OK;
+    switch (out->kind) {
+    case AM_NORM_STRIP:
+        AM_TRY(am_tok_get_bool(t, j, "strip_left", true, &out->left));
+        AM_TRY(am_tok_get_bool(t, j, "strip_right", true, &out->right));
+        break;
+    case AM_NORM_REPLACE:
+        AM_TRY(load_content(t, j, "content", out));
+        AM_TRY(am_tok_get_pattern(t, j, "pattern", &out->re));
+        break;
+    case AM_NORM_PREPEND:
+        return load_content(t, j, "prepend", out);
+    case AM_NORM_PRECOMPILED:
+        return load_charsmap(t, j, &out->charsmap);
+    default:
+        break;
+    }
+done:
+    return st;
+}
+
+static am_status load_one(am_tokenizer *t, json_t *j)
+{
+    am_status st = AM_OK;
+    am_norm *out = NULL;
     const char *type = am_tok_type(j);
     for (size_t i = 0; i < sizeof unicode_forms / sizeof *unicode_forms; i++) {
         if (strcmp(type, unicode_forms[i].type) != 0) continue;
-        out->kind = AM_NORM_UNICODE;
+        AM_TRY(am_tok_add_norm(t, AM_NORM_UNICODE, &out));
         out->unicode_flags = unicode_forms[i].flags;
         return AM_OK;
     }
-    if (strcmp(type, "Lowercase") == 0) {
-        out->kind = AM_NORM_LOWERCASE;
-    } else if (strcmp(type, "StripAccents") == 0) {
-        out->kind = AM_NORM_STRIP_ACCENTS;
-    } else if (strcmp(type, "Strip") == 0) {
-        out->kind = AM_NORM_STRIP;
-        AM_TRY(am_tok_get_bool(t, j, "strip_left", true, &out->left));
-        AM_TRY(am_tok_get_bool(t, j, "strip_right", true, &out->right));
-    } else if (strcmp(type, "Replace") == 0) {
-        out->kind = AM_NORM_REPLACE;
-        AM_TRY(load_content(t, j, "content", out));
-        AM_TRY(am_tok_get_pattern(t, j, "pattern", &out->re));
-    } else if (strcmp(type, "Prepend") == 0) {
-        out->kind = AM_NORM_PREPEND;
-        AM_TRY(load_content(t, j, "prepend", out));
-    } else {
-        AM_FAIL(
-            AM_ERR_MODEL,
-            "%s: the normalizer \"%s\" is not supported (supported: NFC, NFD, NFKC, NFKD, Lowercase, Strip, "
-            "StripAccents, Replace, Prepend, Sequence)",
-            t->path, type);
+    for (size_t i = 0; i < sizeof norm_kinds / sizeof *norm_kinds; i++) {
+        if (strcmp(type, norm_kinds[i].type) != 0) continue;
+        AM_TRY(am_tok_add_norm(t, norm_kinds[i].kind, &out));
+        return load_keys(t, j, out);
     }
+    if (strcmp(type, "StripAccents") == 0) return add_map(t, map_strip_accents);
+    if (strcmp(type, "Nmt") == 0) return add_map(t, map_nmt);
+    if (strcmp(type, "BertNormalizer") == 0) return load_bert(t, j);
+    AM_FAIL(AM_ERR_MODEL,
+            "%s: the normalizer \"%s\" is not supported (supported: NFC, NFD, NFKC, NFKD, Lowercase, Strip, StripAccents, "
+            "Replace, Prepend, Nmt, Precompiled, BertNormalizer, ByteLevel, Sequence)",
+            t->path, type);
 done:
     return st;
 }
@@ -336,8 +522,7 @@ am_status am_tok_load_normalizer(am_tokenizer *t, json_t *j)
         json_array_foreach(list, i, item) AM_TRY(am_tok_load_normalizer(t, item));
         return AM_OK;
     }
-    AM_TRY(am_grow(&t->norm, &t->norm_cap, t->num_norm + 1, sizeof *t->norm));
-    AM_TRY(load_one(t, j, &t->norm[t->num_norm++]));
+    AM_TRY(load_one(t, j));
 done:
     return st;
 }
@@ -346,4 +531,5 @@ void am_tok_norm_release(am_norm *n)
 {
     am_free(&n->content);
     am_tok_regex_release(&n->re);
+    am_tok_charsmap_release(&n->charsmap);
 }

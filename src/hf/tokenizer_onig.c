@@ -476,7 +476,7 @@ am_status am_tok_regex_translate(const char *onig_pattern, size_t n, const char 
     am_status st = AM_OK;
     onig o = {
         .p = onig_pattern, .end = onig_pattern + n, .pattern = onig_pattern, .where = where, .n = (int)n};
-    AM_CHECK(n <= 65536 && am_tok_utf8_valid_prefix(onig_pattern, n) == n, AM_ERR_MODEL,
+    AM_CHECK(n <= 1 << 20 && am_tok_utf8_valid_prefix(onig_pattern, n) == n, AM_ERR_MODEL,
              "%s: a regular expression of %zu bytes is too long or not UTF-8", where, n);
     AM_TRY(am_str_append(out, "", 0));
     while (o.p < o.end) AM_TRY(put_next(&o, out));

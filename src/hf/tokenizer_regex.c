@@ -41,16 +41,20 @@ am_status am_tok_regex_compile(const char *pattern, size_t n, bool literal, cons
     size_t at = 0;
     uint32_t flags = PCRE2_UTF;
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
-    out->code = NULL;
+    *out = (am_tok_regex){0};
     AM_CHECK(context != NULL, AM_ERR_MEMORY, "the host refused memory for the regex engine");
     /* Ruby's syntax, which the library uses: "." stops at LF alone; ^ and $ match at every line */
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
     if (literal) {
         flags |= PCRE2_LITERAL;
         AM_TRY(am_str_append(&text, pattern, n));
+        AM_TRY(am_calloc(n + 1, 1, &out->literal));
+        memcpy(out->literal, pattern, n);
+        out->literal_len = n;
     } else {
         flags |= PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
         AM_TRY(am_tok_regex_translate(pattern, n, where, &text));
+        AM_TRY(am_tok_pattern_compile(pattern, n, &out->pattern));
     }
     out->code = pcre2_compile((PCRE2_SPTR)text.s, text.len, flags, &code, &at, context);
     if (out->code == NULL) {
@@ -72,9 +76,11 @@ void am_tok_regex_release(am_tok_regex *re)
 {
     if (re->code != NULL) pcre2_code_free(re->code);
     re->code = NULL;
+    am_tok_pattern_free(&re->pattern);
+    am_free(&re->literal);
 }
 
-am_status am_tok_regex_find_all(const am_tok_regex *re, am_tok_matcher *m, const char *s, size_t n,
+am_status am_tok_regex_find_by_engine(const am_tok_regex *re, am_tok_matcher *m, const char *s, size_t n,
                                 am_spans *out)
 {
     am_status st = AM_OK;
@@ -98,6 +104,33 @@ am_status am_tok_regex_find_all(const am_tok_regex *re, am_tok_matcher *m, const
         }
         AM_TRY(am_tok_spans_push(out, at[0], at[1]));
         pos = last_end = at[1];
+    }
+done:
+    return st;
+}
+
+static am_status find_literal(const am_tok_regex *re, const char *s, size_t n, am_spans *out)
+{
+    am_status st = AM_OK;
+    const char *p = s, *end = s + n;
+    while ((p = memmem(p, (size_t)(end - p), re->literal, re->literal_len)) != NULL) {
+        AM_TRY(am_tok_spans_push(out, (size_t)(p - s), (size_t)(p - s) + re->literal_len));
+        p += re->literal_len;
+    }
+done:
+    return st;
+}
+
+am_status am_tok_regex_find_all(const am_tok_regex *re, am_tok_matcher *m, const char *s, size_t n,
+                                am_spans *out)
+{
+    am_status st = AM_OK;
+    if (re->literal != NULL) return find_literal(re, s, n, out);
+    if (re->pattern == NULL || m->engine_only) return am_tok_regex_find_by_engine(re, m, s, n, out);
+    for (size_t i = 0; i < n;) {
+        size_t len = am_tok_pattern_match(re->pattern, s + i, n - i);
+        if (len > 0) AM_TRY(am_tok_spans_push(out, i, i + len));
+        i += len > 0 ? len : am_tok_utf8_len((unsigned char)s[i]);
     }
 done:
     return st;

@@ -59,9 +59,32 @@ done:
     return st;
 }
 
+/* The usual case, Isolated by a table: matches and what lies between them are pieces alike. */
+static am_status isolate(const am_tok_pattern *p, const char *text, am_span piece, am_spans *out)
+{
+    am_status st = AM_OK;
+    size_t start = piece.start, i = start;
+    while (i < piece.end) {
+        size_t len = am_tok_pattern_match(p, text + i, piece.end - i);
+        if (len == 0) {
+            i += am_tok_utf8_len((unsigned char)text[i]);
+            continue;
+        }
+        if (out->n + 2 > out->cap) AM_TRY(am_grow(&out->at, &out->cap, out->n + 2, sizeof *out->at));
+        if (i > start) out->at[out->n++] = (am_span){(uint32_t)start, (uint32_t)i};
+        out->at[out->n++] = (am_span){(uint32_t)i, (uint32_t)(i + len)};
+        start = i += len;
+    }
+    if (piece.end > start) AM_TRY(am_tok_spans_push(out, start, piece.end));
+done:
+    return st;
+}
+
 static am_status cut_piece(const am_pre *pre, am_tok_scratch *s, const char *shown, am_span piece)
 {
     am_status st = AM_OK;
+    if (pre->behaviour == AM_SPLIT_ISOLATED && pre->re.pattern != NULL && !s->matcher.engine_only)
+        return isolate(pre->re.pattern, shown, piece, &s->next_pieces);
     const char *text = shown + piece.start;
     size_t n = piece.end - piece.start, at = 0;
     cutter c = {.out = &s->next_pieces, .base = piece.start};
@@ -163,10 +186,10 @@ am_status am_tok_split(const am_tokenizer *t, am_tok_scratch *s, am_view *v)
         const am_pre *pre = &t->pre[k];
         if (pre->kind != AM_PRE_SPLIT) {
             AM_TRY(rewrite_all(pre, s, v));
-            shown = NULL;
             continue;
         }
-        if (shown == NULL) AM_TRY(am_tok_stand_ins(v->s, v->n, &s->shown, &shown));
+        if ((pre->re.pattern != NULL && !s->matcher.engine_only) || pre->re.literal != NULL) shown = v->s; /* tables know the new characters */
+        else AM_TRY(am_tok_stand_ins(v->s, v->n, &s->shown, &shown));
         s->next_pieces.n = 0;
         for (size_t i = 0; i < s->pieces.n; i++) AM_TRY(cut_piece(pre, s, shown, s->pieces.at[i]));
         am_spans swap = s->pieces;
@@ -205,6 +228,11 @@ static am_status add_split(am_tokenizer *t, const char *pattern, bool literal, a
     AM_TRY(am_tok_regex_compile(pattern, strlen(pattern), literal, t->path, &pre->re));
 done:
     return st;
+}
+
+am_status am_tok_add_split(am_tokenizer *t, const char *pattern)
+{
+    return add_split(t, pattern, false, AM_SPLIT_ISOLATED, false);
 }
 
 static am_status get_behaviour(const am_tokenizer *t, json_t *j, am_split_behaviour *out)
@@ -306,6 +334,80 @@ done:
     return st;
 }
 
+/* Runs of one script, of those that the library knows; what has none of them (and the blank) stays with the run before it,
+ * and in front of the first run it goes, as in the library.  Kana counts as Han. */
+static am_status add_scripts(am_tokenizer *t)
+{
+    static const char *const names[] = {
+        "Latin", "Common", "Adlam", "Ahom", "Anatolian_Hieroglyphs", "Arabic", "Armenian", "Avestan", "Balinese",
+        "Bamum", "Bassa_Vah", "Batak", "Bengali", "Bhaiksuki", "Bopomofo", "Brahmi", "Braille", "Buginese", "Buhid",
+        "Canadian_Aboriginal", "Carian", "Caucasian_Albanian", "Chakma", "Cham", "Cherokee", "Coptic", "Cuneiform",
+        "Cypriot", "Cyrillic", "Deseret", "Devanagari", "Duployan", "Egyptian_Hieroglyphs", "Elbasan", "Ethiopic",
+        "Georgian", "Glagolitic", "Gothic", "Grantha", "Greek", "Gujarati", "Gurmukhi", "Hangul", "Hanunoo",
+        "Hatran", "Hebrew", "Imperial_Aramaic", "Inherited", "Inscriptional_Pahlavi", "Inscriptional_Parthian",
+        "Javanese", "Kaithi", "Kannada", "Kayah_Li", "Kharoshthi", "Khmer", "Khojki", "Khudawadi", "Lao", "Lepcha",
+        "Limbu", "Linear_A", "Linear_B", "Lisu", "Lycian", "Lydian", "Mahajani", "Malayalam", "Mandaic",
+        "Manichaean", "Marchen", "Meetei_Mayek", "Mende_Kikakui", "Meroitic_Cursive", "Meroitic_Hieroglyphs",
+        "Miao", "Modi", "Mongolian", "Mro", "Multani", "Myanmar", "Nabataean", "New_Tai_Lue", "Newa", "Nko",
+        "Ogham", "Ol_Chiki", "Old_Hungarian", "Old_Italic", "Old_North_Arabian", "Old_Permic", "Old_Persian",
+        "Old_South_Arabian", "Old_Turkic", "Oriya", "Osage", "Osmanya", "Pahawh_Hmong", "Palmyrene", "Pau_Cin_Hau",
+        "Phags_Pa", "Phoenician", "Psalter_Pahlavi", "Rejang", "Runic", "Samaritan", "Saurashtra", "Sharada",
+        "Shavian", "Siddham", "SignWriting", "Sinhala", "Sora_Sompeng", "Sundanese", "Syloti_Nagri", "Syriac",
+        "Tagalog", "Tagbanwa", "Tai_Le", "Tai_Tham", "Tai_Viet", "Takri", "Tamil", "Tangut", "Telugu", "Thaana",
+        "Thai", "Tibetan", "Tifinagh", "Tirhuta", "Ugaritic", "Vai", "Warang_Citi", "Yi",
+    };
+    static const char han[] = "\\p{Han}\\p{Hiragana}\\p{Katakana}ー";
+    am_status st = AM_OK;
+    am_str pattern = {0}, none = {0};
+    AM_TRY(am_str_printf(&none, " |[^%s", han)); /* of no script */
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) AM_TRY(am_str_printf(&none, "\\p{%s}", names[i]));
+    AM_TRY(am_str_printf(&pattern, "[%s](?:[%s]|%s])*", han, han, none.s));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *bar = strcmp(names[i], "Common") == 0 ? "(?![ ー])" : ""; /* Common by Unicode, not here */
+        AM_TRY(am_str_printf(&pattern, "|%s\\p{%s}(?:%s\\p{%s}|%s])*", bar, names[i], bar, names[i], none.s));
+    }
+    AM_TRY(add_split(t, pattern.s, false, AM_SPLIT_REMOVED, true));
+done:
+    am_str_release(&pattern);
+    am_str_release(&none);
+    return st;
+}
+
+static am_status load_bert(am_tokenizer *t)
+{
+    am_status st = AM_OK;
+    AM_TRY(add_split(t, "\\s", false, AM_SPLIT_REMOVED, false));
+    AM_TRY(add_split(t, punctuation_pattern, false, AM_SPLIT_ISOLATED, false));
+done:
+    return st;
+}
+
+static am_status load_delimiter(am_tokenizer *t, json_t *j)
+{
+    am_status st = AM_OK;
+    const char *c = NULL;
+    size_t n = 0;
+    AM_TRY(am_tok_get_string(t, j, "delimiter", &c, &n));
+    AM_CHECK(n > 0 && am_tok_utf8_len((unsigned char)c[0]) == n, AM_ERR_MODEL,
+             "%s: CharDelimiterSplit.delimiter is not one character", t->path);
+    AM_TRY(add_split(t, c, true, AM_SPLIT_REMOVED, false));
+done:
+    return st;
+}
+
+static am_status load_fixed_length(am_tokenizer *t, json_t *j)
+{
+    am_status st = AM_OK;
+    json_t *v = json_object_get(j, "length");
+    json_int_t n = v == NULL ? 5 : json_is_integer(v) ? json_integer_value(v) : 0;
+    char pattern[40];
+    AM_CHECK(n > 0 && n < 65536, AM_ERR_MODEL, "%s: FixedLength.length is not a number from 1 to 65535", t->path);
+    snprintf(pattern, sizeof pattern, "(?m:.{1,%d})", (int)n);
+    AM_TRY(add_split(t, pattern, false, AM_SPLIT_ISOLATED, false));
+done:
+    return st;
+}
+
 static am_status load_one(am_tokenizer *t, json_t *j)
 {
     static const char whitespace[] =
@@ -317,11 +419,15 @@ static am_status load_one(am_tokenizer *t, json_t *j)
     if (strcmp(type, "Digits") == 0) return load_digits(t, j);
     if (strcmp(type, "Punctuation") == 0) return load_punctuation(t, j);
     if (strcmp(type, "Whitespace") == 0) return add_split(t, whitespace, false, AM_SPLIT_REMOVED, true);
+    if (strcmp(type, "BertPreTokenizer") == 0) return load_bert(t);
+    if (strcmp(type, "CharDelimiterSplit") == 0) return load_delimiter(t, j);
+    if (strcmp(type, "FixedLength") == 0) return load_fixed_length(t, j);
+    if (strcmp(type, "UnicodeScripts") == 0) return add_scripts(t);
     if (strcmp(type, "WhitespaceSplit") == 0) return add_split(t, "\\s", false, AM_SPLIT_REMOVED, false);
     return am_fail(
         AM_ERR_MODEL,
         "%s: the pre_tokenizer \"%s\" is not supported (supported: ByteLevel, Split, Digits, Punctuation, "
-        "Whitespace, WhitespaceSplit, Metaspace, Sequence)",
+        "Whitespace, WhitespaceSplit, Metaspace, BertPreTokenizer, CharDelimiterSplit, FixedLength, UnicodeScripts, Sequence)",
         t->path, type);
 }
 

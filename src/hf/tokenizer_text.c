@@ -3,20 +3,61 @@
 #include "hf/tokenizer_internal.h"
 
 #include <string.h>
+#include <sys/mman.h>
 #include <utf8proc.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14; older kernels refuse it, which does no harm */
+#endif
+
+void am_tok_touch(void *p, size_t n)
+{
+    enum { PAGE = 4096, LARGE = 1 << 18 };
+    uintptr_t from = ((uintptr_t)p + PAGE - 1) & ~(uintptr_t)(PAGE - 1), to = ((uintptr_t)p + n) & ~(uintptr_t)(PAGE - 1);
+    if (p != NULL && n >= LARGE && to > from) (void)madvise((char *)p + (from - (uintptr_t)p), to - from, MADV_POPULATE_WRITE);
+}
 
 am_status am_tok_text_push(am_tok_text *t, const char *s, size_t n, uint32_t from, uint32_t to)
 {
     am_status st = AM_OK;
     AM_CHECK(t->n + n < UINT32_MAX, AM_ERR_DATA,
              "a text grows beyond 4 GiB under the tokenizer's normaliser");
-    AM_TRY(am_grow(&t->s, &t->s_cap, t->n + n + 1, 1));
-    AM_TRY(am_grow(&t->from, &t->from_cap, t->n + n + 1, sizeof *t->from));
-    AM_TRY(am_grow(&t->to, &t->to_cap, t->n + n + 1, sizeof *t->to));
+    if (t->n + n >= t->s_cap || t->n + n >= t->from_cap || t->n + n >= t->to_cap) {
+        AM_TRY(am_grow(&t->s, &t->s_cap, t->n + n + 1, 1));
+        AM_TRY(am_grow(&t->from, &t->from_cap, t->n + n + 1, sizeof *t->from));
+        AM_TRY(am_grow(&t->to, &t->to_cap, t->n + n + 1, sizeof *t->to));
+    }
     memcpy(t->s + t->n, s, n);
     for (size_t i = 0; i < n; i++) {
         t->from[t->n + i] = from;
         t->to[t->n + i] = to;
+    }
+    t->n += n;
+done:
+    return st;
+}
+
+am_status am_tok_text_copy(am_tok_text *t, const am_view *v, size_t i, size_t end)
+{
+    am_status st = AM_OK;
+    size_t n = end - i;
+    AM_CHECK(t->n + n < UINT32_MAX, AM_ERR_DATA, "a text grows beyond 4 GiB under the tokenizer's normaliser");
+    AM_TRY(am_grow(&t->s, &t->s_cap, t->n + n + 1, 1));
+    AM_TRY(am_grow(&t->from, &t->from_cap, t->n + n + 1, sizeof *t->from));
+    AM_TRY(am_grow(&t->to, &t->to_cap, t->n + n + 1, sizeof *t->to));
+    memcpy(t->s + t->n, v->s + i, n);
+    if (v->from != NULL) {
+        memcpy(t->from + t->n, v->from + i, n * sizeof *t->from);
+        memcpy(t->to + t->n, v->to + i, n * sizeof *t->to);
+    } else {
+        uint32_t *from = t->from + t->n, *to = t->to + t->n;
+        for (size_t k = i, len; k < end; k += len) {
+            len = am_tok_utf8_len((unsigned char)v->s[k]);
+            for (size_t c = 0; c < len; c++) {
+                *from++ = v->base + (uint32_t)k;
+                *to++ = v->base + (uint32_t)(k + len);
+            }
+        }
     }
     t->n += n;
 done:

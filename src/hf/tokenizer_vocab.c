@@ -1,13 +1,11 @@
-/* tokenizer, the BPE model as tables: token ↔ id, pairs ↔ merges.  Tables are open-addressing hashes over one
- * arena of bytes, built once and never changed.  In byte mode every token that is made of ByteLevel's
- * alphabet is entered a second time as the raw bytes it stands for, so that encoding works on the text's own
- * bytes. */
+/* tokenizer, the vocabulary and the merges as tables: token ↔ id, pairs ↔ merges.  Tables are open-addressing hashes over
+ * one arena of bytes, built once and never changed.  Opening a vocabulary of 200,000 entries is a matter of cache misses:
+ * lookups for merges are made in batches, whose slots are fetched ahead. */
 #include "hf/tokenizer_internal.h"
 
 #include <string.h>
 
-/* ---- ByteLevel's alphabet (Radford et al. 2019): printable Latin-1 stands for itself, the rest for U+0100 …
- * ---- */
+/* ---- ByteLevel's alphabet (Radford et al. 2019): printable Latin-1 stands for itself, the rest for U+0100 … ---- */
 
 static bool stands_for_itself(int b)
 {
@@ -32,43 +30,82 @@ int am_tok_char_to_byte(int32_t cp)
 
 /* ---- bytes → id ---- */
 
+static am_status map_rehash(am_bytes_map *m, size_t slots)
+{
+    am_status st = AM_OK;
+    am_map_slot *old = m->slot;
+    size_t old_n = m->slot == NULL ? 0 : m->mask + 1;
+    m->slot = NULL;
+    AM_TRY(am_calloc(slots, sizeof *m->slot, &m->slot));
+    am_tok_touch(m->slot, slots * sizeof *m->slot);
+    m->mask = slots - 1;
+    for (size_t i = 0; i < old_n; i++) {
+        if (old[i].entry == 0) continue;
+        size_t h = old[i].hash & m->mask;
+        while (m->slot[h].entry != 0) h = (h + 1) & m->mask;
+        m->slot[h] = old[i];
+    }
+done:
+    am_free(&old);
+    return st;
+}
+
 static am_status map_reserve(am_bytes_map *m, size_t n)
 {
     am_status st = AM_OK;
-    size_t slots = 16;
+    size_t slots = 64;
+    AM_CHECK(n < INT32_MAX, AM_ERR_MODEL, "a vocabulary of %zu tokens", n);
     while (slots < 2 * n) slots *= 2;
-    AM_TRY(am_calloc(slots, sizeof *m->slot, &m->slot));
-    AM_TRY(am_calloc(n + 1, sizeof *m->entry, &m->entry));
-    m->mask = slots - 1;
-    m->cap = n + 1;
+    if (m->slot == NULL || slots > m->mask + 1) AM_TRY(map_rehash(m, slots));
+    AM_TRY(am_grow(&m->entry, &m->cap, n, sizeof *m->entry));
 done:
     return st;
 }
 
-static uint32_t map_find(const am_bytes_map *m, const char *arena, const char *s, size_t n)
+static uint32_t map_find_hashed(const am_bytes_map *m, const char *arena, const char *s, size_t n, uint32_t hash)
 {
     if (m->slot == NULL) return AM_NO_ID;
-    for (size_t h = am_hash64(s, n, 0) & m->mask;; h = (h + 1) & m->mask) {
-        if (m->slot[h] == 0) return AM_NO_ID;
-        const struct am_bytes_entry *e = &m->entry[m->slot[h] - 1];
+    for (size_t h = hash & m->mask;; h = (h + 1) & m->mask) {
+        if (m->slot[h].entry == 0) return AM_NO_ID;
+        if (m->slot[h].hash != hash) continue;
+        const struct am_bytes_entry *e = &m->entry[m->slot[h].entry - 1];
         if (e->len == n && memcmp(arena + e->off, s, n) == 0) return e->id;
     }
 }
 
-/* The key must already lie at arena + off.  A second entry of the same key is dropped. */
-static am_status map_add(am_bytes_map *m, const char *arena, size_t off, size_t n, uint32_t id)
+static uint32_t map_find(const am_bytes_map *m, const char *arena, const char *s, size_t n)
+{
+    return map_find_hashed(m, arena, s, n, am_tok_hash(s, n));
+}
+
+/* The key must already lie at arena + off.  A key that occurs twice keeps the later id, as in the library. */
+static am_status map_add_hashed(am_bytes_map *m, const char *arena, size_t off, size_t n, uint32_t id, uint32_t hash)
 {
     am_status st = AM_OK;
-    AM_ASSERT(m->n < m->cap);
-    size_t h = am_hash64(arena + off, n, 0) & m->mask;
-    for (; m->slot[h] != 0; h = (h + 1) & m->mask) {
-        const struct am_bytes_entry *e = &m->entry[m->slot[h] - 1];
-        if (e->len == n && memcmp(arena + e->off, arena + off, n) == 0) return AM_OK;
+    if (2 * (m->n + 1) > m->mask + 1 || m->n == m->cap) AM_TRY(map_reserve(m, m->n < 256 ? 4 * m->n + 64 : m->n < 65536 ? 131072 : 3 * m->n));
+    size_t h = hash & m->mask;
+    for (; m->slot[h].entry != 0; h = (h + 1) & m->mask) {
+        struct am_bytes_entry *e = &m->entry[m->slot[h].entry - 1];
+        if (m->slot[h].hash != hash || e->len != n || memcmp(arena + e->off, arena + off, n) != 0) continue;
+        e->id = id;
+        return AM_OK;
     }
     m->entry[m->n] = (struct am_bytes_entry){(uint32_t)off, (uint32_t)n, id};
-    m->slot[h] = (uint32_t)++m->n;
+    m->slot[h] = (am_map_slot){hash, (uint32_t)++m->n};
 done:
     return st;
+}
+
+static am_status map_add(am_bytes_map *m, const char *arena, size_t off, size_t n, uint32_t id)
+{
+    return map_add_hashed(m, arena, off, n, id, am_tok_hash(arena + off, n));
+}
+
+static void map_release(am_bytes_map *m)
+{
+    am_free(&m->slot);
+    am_free(&m->entry);
+    *m = (am_bytes_map){0};
 }
 
 uint32_t am_bpe_name_id(const am_bpe *b, const char *s, size_t n)
@@ -81,18 +118,65 @@ uint32_t am_bpe_piece_id(const am_bpe *b, const char *s, size_t n)
     return map_find(b->byte_mode ? &b->pieces : &b->names, b->arena, s, n);
 }
 
-/* ---- loading ---- */
+/* ---- tokens ---- */
 
 /* NUL behind each name: am_tokenizer_token hands them out as C strings. */
 static am_status arena_put(am_bpe *b, const char *s, size_t n, size_t *off)
 {
     am_status st = AM_OK;
     AM_CHECK(b->arena_len + n + 1 < UINT32_MAX, AM_ERR_MODEL, "a vocabulary of more than 4 GiB");
-    AM_TRY(am_grow(&b->arena, &b->arena_cap, b->arena_len + n + 1, 1));
+    AM_TRY(am_grow(&b->arena, &b->arena_cap, b->arena_len + n + 16, 1)); /* 16: readable by words */
     *off = b->arena_len;
     memcpy(b->arena + b->arena_len, s, n);
     b->arena[b->arena_len + n] = '\0';
     b->arena_len += n + 1;
+done:
+    return st;
+}
+
+am_status am_bpe_append_token(am_bpe *b, const char *name, size_t n, uint32_t id)
+{
+    am_status st = AM_OK;
+    am_bytes_map *m = &b->names;
+    size_t off = 0;
+    AM_TRY(arena_put(b, name, n, &off));
+    if (m->n == m->cap) AM_TRY(am_grow(&m->entry, &m->cap, m->n < 65536 ? 131072 : 2 * m->n, sizeof *m->entry));
+    m->entry[m->n++] = (struct am_bytes_entry){(uint32_t)off, (uint32_t)n, id};
+done:
+    return st;
+}
+
+/* Slots are fetched some entries ahead of their use. */
+am_status am_bpe_index_tokens(am_bpe *b)
+{
+    enum { AHEAD = 16 };
+    am_status st = AM_OK;
+    am_bytes_map *m = &b->names;
+    size_t n = m->n, slots = 64;
+    uint32_t hash[AHEAD];
+    AM_CHECK(n < INT32_MAX, AM_ERR_MODEL, "a vocabulary of %zu tokens", n);
+    while (slots < 2 * n) slots *= 2;
+    AM_TRY(map_rehash(m, slots));
+    m->n = 0;
+    for (size_t i = 0; i < n + AHEAD; i++) {
+        if (i >= AHEAD) {
+            struct am_bytes_entry e = m->entry[i - AHEAD];
+            AM_TRY(map_add_hashed(m, b->arena, e.off, e.len, e.id, hash[i % AHEAD]));
+        }
+        if (i >= n) continue;
+        hash[i % AHEAD] = am_tok_hash(b->arena + m->entry[i].off, m->entry[i].len);
+        __builtin_prefetch(&m->slot[hash[i % AHEAD] & m->mask], 1);
+    }
+done:
+    return st;
+}
+
+am_status am_bpe_put_token(am_bpe *b, const char *name, size_t n, uint32_t id)
+{
+    am_status st = AM_OK;
+    size_t off = 0;
+    AM_TRY(arena_put(b, name, n, &off));
+    AM_TRY(map_add(&b->names, b->arena, off, n, id));
 done:
     return st;
 }
@@ -111,158 +195,212 @@ static bool to_raw_bytes(const char *name, size_t n, char *raw, size_t *len)
     return true;
 }
 
-static am_status load_vocab(json_t *vocab, const char *path, am_bpe *b)
+/* Whole pieces are looked up as raw bytes: every token made of the alphabet is entered a second time. */
+static am_status build_pieces(am_bpe *b)
 {
     am_status st = AM_OK;
     am_str raw = {0};
-    const char *key;
-    json_t *value;
-    AM_CHECK(json_is_object(vocab), AM_ERR_MODEL, "%s: model.vocab is not an object", path);
-    AM_TRY(map_reserve(&b->names, json_object_size(vocab)));
-    if (b->byte_mode) AM_TRY(map_reserve(&b->pieces, json_object_size(vocab)));
-    json_object_foreach(vocab, key, value)
-    {
-        size_t n = strlen(key), off, raw_len;
-        json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
-        AM_CHECK(id >= 0 && id < INT32_MAX, AM_ERR_MODEL,
-                 "%s: model.vocab gives \"%s\" an id that is no number from 0 up", path, key);
-        AM_TRY(arena_put(b, key, n, &off));
-        AM_TRY(map_add(&b->names, b->arena, off, n, (uint32_t)id));
-        if (!b->byte_mode) continue;
-        AM_TRY(am_grow(&raw.s, &raw.cap, n + 1, 1));
-        if (!to_raw_bytes(key, n, raw.s, &raw_len)) continue;
-        AM_TRY(arena_put(b, raw.s, raw_len, &off));
-        AM_TRY(map_add(&b->pieces, b->arena, off, raw_len, (uint32_t)id));
+    AM_TRY(map_reserve(&b->pieces, b->names.n));
+    for (size_t i = 0; i < b->names.n; i++) {
+        struct am_bytes_entry e = b->names.entry[i];
+        size_t off = 0, len = 0;
+        AM_TRY(am_grow(&raw.s, &raw.cap, e.len + 1, 1));
+        if (!to_raw_bytes(b->arena + e.off, e.len, raw.s, &len)) continue;
+        AM_TRY(arena_put(b, raw.s, len, &off));
+        AM_TRY(map_add(&b->pieces, b->arena, off, len, e.id));
     }
 done:
     am_str_release(&raw);
     return st;
 }
 
-/* The two halves of merges[i], in either spelling. */
-static bool merge_halves(json_t *item, const char **a, size_t *na, const char **b, size_t *nb)
-{
-    if (json_is_string(item)) {
-        const char *s = json_string_value(item), *space = strchr(s, ' ');
-        if (space == NULL || strchr(space + 1, ' ') != NULL) return false;
-        *a = s;
-        *na = (size_t)(space - s);
-        *b = space + 1;
-        *nb = strlen(*b);
-        return true;
-    }
-    json_t *x = json_array_get(item, 0), *y = json_array_get(item, 1);
-    if (json_array_size(item) != 2 || !json_is_string(x) || !json_is_string(y)) return false;
-    *a = json_string_value(x);
-    *na = json_string_length(x);
-    *b = json_string_value(y);
-    *nb = json_string_length(y);
-    return true;
-}
+/* ---- merges ---- */
 
 /* A pair that occurs twice keeps the later rank, as in the library. */
 static void pair_put(am_bpe *b, uint64_t key, uint64_t val)
 {
-    size_t h = am_hash64(&key, sizeof key, 0) & b->pair_mask;
-    while (b->pair_key[h] != UINT64_MAX && b->pair_key[h] != key) h = (h + 1) & b->pair_mask;
-    b->pair_key[h] = key;
-    b->pair_val[h] = val;
+    size_t h = am_pair_home(b, key);
+    while (b->pair[h].key != 0 && b->pair[h].key != key) h = (h + 1) & b->pair_mask;
+    b->num_pairs += b->pair[h].key == 0;
+    b->pair[h] = (am_pair){key, val};
 }
 
-static am_status load_merges(json_t *merges, const char *path, am_bpe *b)
+static am_status pairs_reserve(am_bpe *b, size_t n)
 {
     am_status st = AM_OK;
-    am_str both = {0};
-    size_t i, slots = 16, na, nb;
-    json_t *item;
-    const char *left, *right;
-    AM_CHECK(json_is_array(merges), AM_ERR_MODEL, "%s: model.merges is not an array", path);
-    AM_CHECK(json_array_size(merges) < INT32_MAX, AM_ERR_MODEL, "%s: too many merges", path);
-    while (slots < 2 * json_array_size(merges)) slots *= 2;
-    AM_TRY(am_calloc(slots, sizeof *b->pair_key, &b->pair_key));
-    AM_TRY(am_calloc(slots, sizeof *b->pair_val, &b->pair_val));
-    memset(b->pair_key, 0xff, slots * sizeof *b->pair_key);
+    am_pair *old = b->pair;
+    size_t slots = 64, old_n = old == NULL ? 0 : b->pair_mask + 1;
+    int bits = 6;
+    while (3 * slots < 4 * n) slots *= 2, bits++;
+    if (slots <= old_n) return AM_OK;
+    b->pair = NULL;
+    AM_TRY(am_calloc(slots, sizeof *b->pair, &b->pair));
+    am_tok_touch(b->pair, slots * sizeof *b->pair);
     b->pair_mask = slots - 1;
-    json_array_foreach(merges, i, item)
-    {
-        AM_CHECK(merge_halves(item, &left, &na, &right, &nb), AM_ERR_MODEL,
-                 "%s: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", path, i);
-        both.len = 0;
-        AM_TRY(am_str_append(&both, left, na));
-        AM_TRY(am_str_append(&both, right, nb));
-        uint32_t a = am_bpe_name_id(b, left, na), c = am_bpe_name_id(b, right, nb);
-        uint32_t merged = am_bpe_name_id(b, both.s, both.len);
-        AM_CHECK(a != AM_NO_ID && c != AM_NO_ID && merged != AM_NO_ID, AM_ERR_MODEL,
-                 "%s: model.merges[%zu] (\"%.*s\" + \"%.*s\") names a token that model.vocab does not have",
-                 path, i, (int)na, left, (int)nb, right);
-        pair_put(b, (uint64_t)a << 32 | c, (uint64_t)i << 32 | merged);
+    b->pair_shift = 64 - bits;
+    b->num_pairs = 0;
+    for (size_t i = 0; i < old_n; i++) {
+        if (old[i].key != 0) pair_put(b, old[i].key, old[i].val);
     }
 done:
-    am_str_release(&both);
+    am_free(&old);
     return st;
 }
+
+/* Which characters a merge may join: bits of a hash of (last character of the left, first of the right).  A text may be
+ * cut where the bit is not set: no merge ever crosses that place. */
+void am_bpe_mark_crossing(am_bpe *b, const char *left, size_t na, const char *right)
+{
+    int32_t last, first;
+    size_t k = na - 1;
+    while (k > 0 && ((unsigned char)left[k] & 0xc0) == 0x80) k--;
+    am_tok_utf8_get(left + k, &last);
+    am_tok_utf8_get(right, &first);
+    uint32_t bit = am_crossing_bit(last, first);
+    b->crossing[bit >> 6] |= UINT64_C(1) << (bit & 63);
+}
+
+am_status am_bpe_put_merge(am_bpe *b, uint32_t left, uint32_t right, uint32_t rank, uint32_t merged)
+{
+    am_status st = AM_OK;
+    if (4 * (b->num_pairs + 1) > 3 * (b->pair_mask + 1) || b->pair == NULL) AM_TRY(pairs_reserve(b, 2 * b->num_pairs + 64));
+    pair_put(b, am_pair_key(left, right), (uint64_t)rank << 32 | merged);
+done:
+    return st;
+}
+
+am_status am_bpe_expect_merges(am_bpe *b, size_t n) { return pairs_reserve(b, n); }
+
+am_status am_bpe_batch_add(am_bpe *b, am_merge_batch *m, const char *left, size_t na, const char *right, size_t nb,
+                           const char *path)
+{
+    am_status st = AM_OK;
+    struct am_merge_text *t = &m->at[m->n];
+    AM_CHECK(na > 0 && nb > 0, AM_ERR_MODEL, "%s: model.merges[%zu] has an empty half", path, m->first + m->n);
+    AM_TRY(am_grow(&m->text, &m->cap, m->len + na + nb + 16, 1)); /* "leftright", its three strings in one */
+    memcpy(m->text + m->len, left, na);
+    memcpy(m->text + m->len + na, right, nb);
+    *t = (struct am_merge_text){(uint32_t)m->len, (uint32_t)na, (uint32_t)nb, {0}};
+    m->len += na + nb;
+    m->n++;
+    if (m->n == AM_MERGE_BATCH) AM_TRY(am_bpe_batch_flush(b, m, path));
+done:
+    return st;
+}
+
+static const am_map_slot *slot_of(const am_bpe *b, uint32_t hash)
+{
+    return &b->names.slot[hash & b->names.mask];
+}
+
+/* Hashes first, then what the first slots point to: by the time a string is compared, its memory is near. */
+static void fetch_ahead(const am_bpe *b, am_merge_batch *m)
+{
+    for (size_t i = 0; i < m->n; i++) {
+        struct am_merge_text *t = &m->at[i];
+        const char *s = m->text + t->off;
+        t->hash[0] = am_tok_hash(s, t->na);
+        t->hash[1] = am_tok_hash(s + t->na, t->nb);
+        t->hash[2] = am_tok_hash(s, t->na + t->nb);
+        for (int k = 0; k < 3; k++) __builtin_prefetch(slot_of(b, t->hash[k]));
+    }
+    for (size_t i = 0; i < m->n; i++)
+        for (int k = 0; k < 3; k++) {
+            const am_map_slot *s = slot_of(b, m->at[i].hash[k]);
+            if (s->entry != 0) __builtin_prefetch(&b->names.entry[s->entry - 1]);
+        }
+    for (size_t i = 0; i < m->n; i++)
+        for (int k = 0; k < 3; k++) {
+            const am_map_slot *s = slot_of(b, m->at[i].hash[k]);
+            if (s->entry != 0) __builtin_prefetch(b->arena + b->names.entry[s->entry - 1].off);
+        }
+}
+
+am_status am_bpe_batch_flush(am_bpe *b, am_merge_batch *m, const char *path)
+{
+    am_status st = AM_OK;
+    uint64_t key[AM_MERGE_BATCH];
+    uint32_t merged[AM_MERGE_BATCH];
+    if (m->n == 0) return AM_OK;
+    AM_CHECK(m->first + m->n < INT32_MAX, AM_ERR_MODEL, "%s: too many merges", path);
+    if (b->names.slot != NULL) fetch_ahead(b, m);
+    AM_TRY(pairs_reserve(b, b->num_pairs + m->n <= 3 * (b->pair_mask + 1) / 4 ? 0 : 2 * (b->num_pairs + m->n)));
+    for (size_t i = 0; i < m->n; i++) {
+        const struct am_merge_text *t = &m->at[i];
+        const char *s = m->text + t->off;
+        uint32_t left = map_find_hashed(&b->names, b->arena, s, t->na, t->hash[0]);
+        uint32_t right = map_find_hashed(&b->names, b->arena, s + t->na, t->nb, t->hash[1]);
+        size_t skip = t->nb > b->prefix_len ? b->prefix_len : 0; /* the library cuts it off unseen */
+        if (skip == 0) {
+            merged[i] = map_find_hashed(&b->names, b->arena, s, t->na + t->nb, t->hash[2]);
+        } else { /* "a" + "##b" make "ab" */
+            char joined[512];
+            AM_CHECK(t->na + t->nb < sizeof joined, AM_ERR_MODEL, "%s: model.merges[%zu] is too long", path, m->first + i);
+            memcpy(joined, s, t->na);
+            memcpy(joined + t->na, s + t->na + skip, t->nb - skip);
+            merged[i] = am_bpe_name_id(b, joined, t->na + t->nb - skip);
+        }
+        AM_CHECK(left != AM_NO_ID && right != AM_NO_ID && merged[i] != AM_NO_ID, AM_ERR_MODEL,
+                 "%s: model.merges[%zu] (\"%.*s\" + \"%.*s\") names a token that model.vocab does not have", path,
+                 m->first + i, (int)t->na, s, (int)t->nb, s + t->na);
+        key[i] = am_pair_key(left, right);
+        __builtin_prefetch(&b->pair[am_pair_home(b, key[i])], 1);
+        if (!b->byte_mode) am_bpe_mark_crossing(b, s, t->na, s + t->na + skip);
+    }
+    for (size_t i = 0; i < m->n; i++) pair_put(b, key[i], (uint64_t)(m->first + i) << 32 | merged[i]);
+    m->first += m->n;
+    m->n = m->len = 0;
+done:
+    return st;
+}
+
+void am_bpe_mark_all(am_bpe *b)
+{
+    memset(b->crossing, 0xff, sizeof b->crossing);
+}
+
+/* ---- begin, finish ---- */
 
 static void load_single_bytes(am_bpe *b)
 {
     for (int i = 0; i < 256; i++) {
-        char c = (char)i, name[8];
+        char c = (char)i, name[8], spelled[4];
         snprintf(name, sizeof name, "<0x%02X>", (unsigned)i);
         b->fallback_id[i] = am_bpe_name_id(b, name, 6);
         b->byte_id[i] = AM_NO_ID;
         if (b->byte_mode)
-            b->byte_id[i] = map_find(&b->pieces, b->arena, &c, 1);
-        else if (i > 0 && i < 0x80)
+            b->byte_id[i] = am_bpe_name_id(b, spelled, am_tok_utf8_put(am_tok_byte_to_char((unsigned char)i), spelled));
+        else if (i < 0x80)
             b->byte_id[i] = am_bpe_name_id(b, &c, 1);
     }
 }
 
-static am_status load_flag(json_t *model, const char *key, const char *path, bool *out)
+static am_status load_characters(am_bpe *b)
 {
     am_status st = AM_OK;
-    json_t *v = json_object_get(model, key);
-    AM_CHECK(v == NULL || json_is_null(v) || json_is_boolean(v), AM_ERR_MODEL,
-             "%s: model.%s is not true or false", path, key);
-    *out = json_is_true(v);
-done:
-    return st;
-}
-
-static am_status refuse_text(json_t *model, const char *key, const char *path)
-{
-    am_status st = AM_OK;
-    json_t *v = json_object_get(model, key);
-    AM_CHECK(v == NULL || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0), AM_ERR_MODEL,
-             "%s: BPE with a %s is not supported", path, key);
-done:
-    return st;
-}
-
-am_status am_bpe_load(json_t *model, bool byte_mode, const char *path, am_bpe *out)
-{
-    am_status st = AM_OK;
-    json_t *unk = json_object_get(model, "unk_token"), *dropout = json_object_get(model, "dropout");
-    *out = (am_bpe){.byte_mode = byte_mode};
-    AM_TRY(refuse_text(model, "continuing_subword_prefix", path));
-    AM_TRY(refuse_text(model, "end_of_word_suffix", path));
-    AM_CHECK(dropout == NULL || json_is_null(dropout) || json_number_value(dropout) == 0, AM_ERR_MODEL,
-             "%s: BPE dropout gives another result at every call; set model.dropout to null", path);
-    AM_TRY(load_flag(model, "ignore_merges", path, &out->ignore_merges));
-    AM_TRY(load_flag(model, "byte_fallback", path, &out->byte_fallback));
-    AM_TRY(load_flag(model, "fuse_unk", path, &out->fuse_unk));
-    AM_TRY(load_vocab(json_object_get(model, "vocab"), path, out));
-    AM_TRY(load_merges(json_object_get(model, "merges"), path, out));
-    load_single_bytes(out);
-    if (json_is_string(unk)) {
-        out->unk_id = am_bpe_name_id(out, json_string_value(unk), json_string_length(unk));
-        out->has_unk = out->unk_id != AM_NO_ID;
-        AM_CHECK(out->has_unk, AM_ERR_MODEL, "%s: model.unk_token \"%s\" is not in model.vocab", path,
-                 json_string_value(unk));
+    AM_TRY(am_calloc(65536, sizeof *b->bmp_id, &b->bmp_id));
+    memset(b->bmp_id, 0xff, 65536 * sizeof *b->bmp_id);
+    for (size_t i = 0; i < b->names.n; i++) {
+        const struct am_bytes_entry *e = &b->names.entry[i];
+        int32_t cp;
+        if (e->len == 0 || e->len > 3 || am_tok_utf8_len((unsigned char)b->arena[e->off]) != e->len) continue;
+        am_tok_utf8_get(b->arena + e->off, &cp);
+        b->bmp_id[cp] = e->id;
     }
-    for (int i = 0; i < 256 && byte_mode && out->byte_fallback; i++)
-        AM_CHECK(out->byte_id[i] != AM_NO_ID, AM_ERR_MODEL,
-                 "%s: byte_fallback under a ByteLevel pre_tokenizer whose vocabulary lacks byte %d is not "
-                 "supported",
-                 path, i);
+done:
+    return st;
+}
+
+am_status am_bpe_finish(am_bpe *b, const char *path)
+{
+    am_status st = AM_OK;
+    load_single_bytes(b);
+    if (!b->byte_mode) AM_TRY(load_characters(b));
+    if (b->byte_mode && b->ignore_merges) AM_TRY(build_pieces(b));
+    if (b->pair == NULL) AM_TRY(pairs_reserve(b, 1));
+    for (int i = 0; i < 256 && b->byte_mode && b->byte_fallback; i++)
+        AM_CHECK(b->byte_id[i] != AM_NO_ID, AM_ERR_MODEL,
+                 "%s: byte_fallback under a ByteLevel pre_tokenizer whose vocabulary lacks byte %d is not supported", path, i);
 done:
     return st;
 }
@@ -270,10 +408,10 @@ done:
 void am_bpe_release(am_bpe *b)
 {
     am_free(&b->arena);
-    am_free(&b->names.slot);
-    am_free(&b->names.entry);
-    am_free(&b->pieces.slot);
-    am_free(&b->pieces.entry);
-    am_free(&b->pair_key);
-    am_free(&b->pair_val);
+    map_release(&b->names);
+    map_release(&b->pieces);
+    am_free(&b->pair);
+    am_free(&b->bmp_id);
+    am_free(&b->prefix);
+    am_free(&b->suffix);
 }

@@ -3,6 +3,8 @@
  * crashes. */
 #include "hf_test.h"
 
+#include "hf/tokenizer.h"
+
 #include <sys/mman.h>
 
 enum { TRIALS = 20000, MAX_BYTES = 4096 };
@@ -179,11 +181,87 @@ static void test_hf_fuzz__json(void **state)
     assert_true(accepted > 0 && accepted < TRIALS);
 }
 
+/* Written to a file, opened; what opens encodes and decodes a text. */
+static bool try_tokenizer(const char *path, const bytes *b)
+{
+    static const char text[] = "ab the\xc3\xa9 <s> 12  \n\xe6\xbc\xa2";
+    am_tokenizer *t = NULL;
+    am_tok_scratch *s = NULL;
+    am_encoding e = {0};
+    am_str out = {0};
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(b->data, 1, b->n, f), b->n);
+    assert_int_equal(fclose(f), 0);
+    am_error_clear();
+    am_status st = am_tokenizer_open(path, &t);
+    if (st == AM_OK) {
+        assert_ok(am_tok_scratch_create(t, &s));
+        am_status encoded = am_tokenizer_encode(t, s, text, sizeof text - 1, AM_ENCODE_ADD_SPECIAL, &e);
+        assert_true(encoded == AM_OK || encoded == AM_ERR_DATA);
+        if (encoded == AM_OK) assert_ok(am_tokenizer_decode(t, e.ids, e.n, false, &out));
+    } else {
+        assert_null(t);
+        assert_true(am_error_message()[0] != '\0');
+    }
+    am_str_release(&out);
+    am_encoding_release(&e);
+    am_tok_scratch_free(&s);
+    am_tokenizer_free(&t);
+    return st == AM_OK;
+}
+
+static const char tiny_bpe[] =
+    "{\"added_tokens\": [{\"id\": 0, \"content\": \"<s>\", \"special\": true}], \"normalizer\": {\"type\": \"NFC\"},"
+    "\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \" ?\\\\p{L}+|\\\\s+(?!\\\\S)|\\\\p{N}{1,3}\"}, \"behavior\": "
+    "\"Isolated\"}, \"decoder\": {\"type\": \"ByteFallback\"}, \"model\": {\"type\": \"BPE\", \"unk_token\": \"<s>\", \"vocab\": "
+    "{\"<s>\": 0, \"a\": 1, \"b\": 2, \"ab\": 3, \"t\": 4, \"h\": 5, \"e\": 6, \"th\": 7, \"\\u00e9\": 8}, \"merges\": [\"a b\", [\"t\", \"h\"]]}}";
+static const char tiny_unigram[] =
+    "{\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"CAAAAAAAAAAAAAAAYQA=\"},"
+    "{\"type\": \"BertNormalizer\"}]}, \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\"}, \"model\": {\"type\": "
+    "\"Unigram\", \"unk_id\": 0, \"vocab\": [[\"<unk>\", 0.0], [\"a\", -1.5], [\"b\", -2e0], [\"ab\", -2.25], [\"_the\", -3.0]]}}";
+static const char tiny_spm[] =
+    "\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02\x0a\x08\x0a\x01" "a\x15\x00\x00\x80\xbf\x0a\x08\x0a\x01" "b\x15\x00\x00\x80\xbf"
+    "\x0a\x09\x0a\x02" "ab\x15\x00\x00\x00\xc0\x12\x02\x18\x02\x1a\x02\x18\x01";
+static const char tiny_tekken[] =
+    "{\"config\": {\"pattern\": \"\\\\p{L}+|.\", \"default_vocab_size\": 300, \"default_num_special_tokens\": 3}, \"vocab\": [{\"rank\": 0, "
+    "\"token_bytes\": \"YQ==\", \"token_str\": \"a\"}, {\"rank\": 1, \"token_bytes\": \"Yg==\", \"token_str\": null}]}";
+
+static void fuzz_tokenizer(const char *name, const char *original, size_t n, uint64_t seed, bool opens)
+{
+    enum { TOKENIZER_TRIALS = 1500 };
+    const char *dir = temporary_folder();
+    char path[4096];
+    int accepted = 0;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    for (uint64_t trial = 0; trial < TOKENIZER_TRIALS; trial++) {
+        uint64_t k = 0, changes = trial == 0 ? 0 : 1 + draw(trial + seed, &k, 3);
+        bytes b = {.n = n};
+        memcpy(b.data, original, n);
+        for (uint64_t c = 0; c < changes; c++) mutate(&b, b.n, trial + seed, &k);
+        bool ok = try_tokenizer(path, &b);
+        if (trial == 0 && ok != opens) fail_msg("%s: %s", name, am_error_message());
+        accepted += ok;
+    }
+    print_message("%s: %d of %d mutated files were valid\n", name, accepted, TOKENIZER_TRIALS);
+    remove_folder(dir);
+}
+
+static void test_hf_fuzz__tokenizers(void **state)
+{
+    (void)state;
+    fuzz_tokenizer("tokenizer.json", tiny_bpe, sizeof tiny_bpe - 1, 1 << 20, true);
+    fuzz_tokenizer("unigram.json", tiny_unigram, sizeof tiny_unigram - 1, 2 << 20, true);
+    fuzz_tokenizer("spiece.model", tiny_spm, sizeof tiny_spm - 1, 3 << 20, true);
+    fuzz_tokenizer("tekken.json", tiny_tekken, sizeof tiny_tekken - 1, 4 << 20, false); /* it lacks most bytes */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hf_fuzz__safetensors),
         cmocka_unit_test(test_hf_fuzz__json),
+        cmocka_unit_test(test_hf_fuzz__tokenizers),
     };
     return cmocka_run_group_tests_name("hf_fuzz", tests, NULL, NULL);
 }

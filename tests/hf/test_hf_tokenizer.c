@@ -185,12 +185,15 @@ static void refused(const char *overrides, const char *sentence)
 
 static void test_hf_tokenizer__refused_by_name(void **state)
 {
-    refused("{\"model\": {\"type\": \"Unigram\"}}", "model type \"Unigram\"");
-    refused("{\"model\": {\"type\": \"WordPiece\"}}", "model type \"WordPiece\"");
-    refused("{\"normalizer\": {\"type\": \"Precompiled\"}}", "normalizer \"Precompiled\"");
-    refused("{\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Nmt\"}]}}",
-            "normalizer \"Nmt\"");
-    refused("{\"pre_tokenizer\": {\"type\": \"UnicodeScripts\"}}", "pre_tokenizer \"UnicodeScripts\"");
+    refused("{\"model\": {\"type\": \"Unigram\"}}", "not an array of [token, score]");
+    refused("{\"model\": {\"type\": \"WordPiece\"}}", "[UNK]");
+    refused("{\"model\": {\"type\": \"Hash\"}}", "model type \"Hash\"");
+    refused("{\"normalizer\": {\"type\": \"Precompiled\"}}", "precompiled_charsmap");
+    refused("{\"normalizer\": {\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAA\"}}", "3 bytes");
+    refused("{\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Odd\"}]}}",
+            "normalizer \"Odd\"");
+    refused("{\"pre_tokenizer\": {\"type\": \"Odd\"}}", "pre_tokenizer \"Odd\"");
+    refused("{\"pre_tokenizer\": {\"type\": \"FixedLength\", \"length\": 0}}", "FixedLength.length");
     refused("{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(?~a)\"}}}", "absent");
     refused("{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{Klingon}\"}}}",
             "Klingon");
@@ -201,7 +204,6 @@ static void test_hf_tokenizer__refused_by_name(void **state)
     refused("{\"post_processor\": {\"type\": \"Wrap\"}}", "post_processor \"Wrap\"");
     refused("{\"decoder\": {\"type\": \"CTC\"}}", "decoder \"CTC\"");
     refused("{\"model\": {\"dropout\": 0.1}}", "dropout");
-    refused("{\"model\": {\"continuing_subword_prefix\": \"##\"}}", "continuing_subword_prefix");
     refused("{\"model\": {\"merges\": [\"Ġ t\", \"no pair\"]}}", "merges[1]");
     refused("{\"model\": {\"merges\": [\"abc\"]}}", "merges[0]");
     refused("{\"model\": {\"vocab\": {\"a\": -1}}}", "model.vocab");
@@ -215,7 +217,7 @@ static void test_hf_tokenizer__missing_files(void **state)
     assert_fails(am_tokenizer_open("/no/such/folder", &t), AM_ERR_MODEL, "/no/such/folder");
     assert_fails(am_tokenizer_open(dir, &t), AM_ERR_MODEL, "has no tokenizer.json");
     write_text(dir, "tokenizer.model", "x");
-    assert_fails(am_tokenizer_open(dir, &t), AM_ERR_MODEL, "save_pretrained");
+    assert_fails(am_tokenizer_open(dir, &t), AM_ERR_MODEL, "not a SentencePiece model");
     write_text(dir, "tokenizer.json", "{\"model\": ");
     assert_fails(am_tokenizer_open(dir, &t), AM_ERR_MODEL, "tokenizer.json");
     assert_null(t);
