@@ -1,18 +1,26 @@
 #!/usr/bin/env python3
 """Write a reference file for `automodel verify`: what transformers computes for a model directory.
 
-    tools/make_reference.py MODEL_DIR -o FILE [--seed S] [--batch B] [--seq T] [--dtype float64|float32|bfloat16] [--packed]
+    tools/make_reference.py MODEL_DIR -o FILE [--seed S] [--batch B] [--seq T] [--dtype float64|float32|bfloat16]
+                            [--packed] [--compact] [--compare float32]
 
 The file (safetensors) holds input_ids, labels, position_ids, document_ids (I64 [B,T]), loss (F32 []), logits
 (F32 [B,T,V]) and grad.<tensor name on disk> (F32) of the loss, and as metadata the versions, dtype and options.
 
-input_ids are random; every fifth label or so is -100.  With --packed each row holds several documents: position_ids
-restart, attention does not cross, the label of a document's first token is -100.  How a family is told of documents
-differs (restarting position_ids, or a 4-D mask), so the packed logits are compared with every document run alone, and
-a way that does not agree is not used.
+input_ids are random; every fifth label or so is -100.  With --packed each row holds several documents: every document is
+run by itself, and the row's logits, loss and gradients are put together from those.  That is what packing means, and asks
+of a family nothing but to run one text: no family has a say in how documents are kept apart.
+
+With --compact a gradient of many elements is sampled: element k·s of the tensor as it lies on disk, for k = 0, 1, ….  The
+stride s is at most the number of columns (last axis) and of rows (all other axes) and has no common factor with the
+columns, so that every row and every column is visited; gradient_strides of the metadata (JSON, by tensor name) says it.
+
+With --compare the model is run once more in that dtype, and the metadata says how far the two are apart (float32_error):
+what the family's arithmetic itself loses, to judge a difference by.
 """
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -22,6 +30,8 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+SAMPLES = 320  # a sampled gradient keeps at least as many elements
 
 
 def parse_arguments(arguments):
@@ -35,6 +45,8 @@ def parse_arguments(arguments):
                    help="float64: weights, products and loss in double (transformers keeps norms and softmax in float32)")
     p.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
     p.add_argument("--packed", action="store_true")
+    p.add_argument("--compact", action="store_true", help="sample gradients of many elements")
+    p.add_argument("--compare", choices=["float32", "bfloat16"], help="also run in this dtype and note the difference")
     p.add_argument("--text", help="take input_ids from this file through the model's tokenizer instead of at random")
     return p.parse_args(arguments)
 
@@ -73,6 +85,9 @@ def draw_batch(config, args):
         if len(ids) < args.batch * args.seq:
             sys.exit(f"{args.text} has {len(ids)} tokens, and {args.batch} x {args.seq} are needed")
         input_ids = torch.tensor(ids[: args.batch * args.seq]).reshape(args.batch, args.seq)
+    pad = getattr(config.get_text_config(), "pad_token_id", None)
+    if pad is not None and not args.text:  # torch leaves the row of the padding token out of the embedding's gradient
+        input_ids[input_ids == pad] = (pad + 1) % vocab
     document_ids = draw_documents(args.batch, args.seq, args.packed, g)
     labels = input_ids.clone()
     labels[torch.rand(labels.shape, generator=g) < 0.2] = -100
@@ -80,43 +95,6 @@ def draw_batch(config, args):
         labels[starts_of(document_ids)] = -100
     return {"input_ids": input_ids, "labels": labels, "position_ids": positions_of(document_ids),
             "document_ids": document_ids}
-
-
-def block_mask(document_ids, dtype):
-    """Additive [B,1,T,T]: a token sees itself and what stands before it in its document."""
-    same = document_ids[:, :, None] == document_ids[:, None, :]
-    causal = torch.ones(document_ids.shape[1], document_ids.shape[1], dtype=torch.bool).tril()
-    mask = torch.zeros(same.shape, dtype=dtype)
-    return mask.masked_fill(~(same & causal), torch.finfo(dtype).min)[:, None]
-
-
-@torch.no_grad()
-def documents_alone(model, batch):
-    """Logits [B,T,V], each document run by itself."""
-    rows = []
-    for ids, documents in zip(batch["input_ids"], batch["document_ids"]):
-        parts = [model(input_ids=ids[documents == d][None], use_cache=False).logits[0] for d in documents.unique()]
-        rows.append(torch.cat(parts))
-    return torch.stack(rows)
-
-
-def choose_inputs(model, batch, args):
-    """How this model is given the batch."""
-    if not args.packed:
-        return {"position_ids": batch["position_ids"]}, "none"
-    alone = documents_alone(model, batch).float()
-    tolerance = 0.1 if args.dtype == "bfloat16" else 1e-4
-    ways = {"position_ids": {"position_ids": batch["position_ids"]},
-            "mask": {"position_ids": batch["position_ids"],
-                     "attention_mask": block_mask(batch["document_ids"], model.dtype)}}
-    for name, inputs in ways.items():
-        with torch.no_grad():
-            logits = model(input_ids=batch["input_ids"], use_cache=False, **inputs).logits.float()
-        error = (logits - alone).abs().max().item() / alone.abs().max().item()
-        print(f"packed by {name}: {error:.2e} of the largest logit from documents run alone")
-        if error <= tolerance:
-            return inputs, name
-    sys.exit("neither restarting position_ids nor a 4-D mask makes this family respect documents: use no --packed")
 
 
 def names_on_disk(model_dir):
@@ -145,40 +123,90 @@ def gradients_by_disk_name(model, model_dir):
                 continue
             with safe_open(os.path.join(folder, file), "pt") as f:
                 for name in f.keys():
-                    value = f.get_tensor(name).float()
-                    if value.numel() > 0 and value.isnan().all():
+                    value = f.get_tensor(name)
+                    if not value.is_floating_point() or value.numel() > 0 and value.isnan().all():
                         continue
                     if name not in wanted:
                         sys.exit(f"the gradient {name} has no tensor of this name in {model_dir}")
-                    gradients["grad." + name] = value.contiguous().clone()
-    for name in sorted(wanted - {n[5:] for n in gradients}):
-        print(f"no gradient of {name} (tied, a buffer, or unused)")
+                    gradients[name] = value.contiguous().clone()
     return gradients
+
+
+def run(args, dtype_name):
+    """The batch through the model: batch, loss, logits [B,T,V], gradients by disk name, in the dtype's own precision."""
+    dtype = getattr(torch, dtype_name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model_dir, dtype=dtype,
+                                                              attn_implementation=args.attention,
+                                                              experts_implementation="eager")
+    model.eval()  # no dropout; parameters still receive gradients
+    if dtype_name == "float64":
+        model.to(dtype)  # families keep some tensors in float32 otherwise
+    batch = draw_batch(model.config, args)
+    targets = int((batch["labels"][:, 1:] >= 0).sum())
+    rows, total = [], 0.0
+    for ids, labels, documents in zip(batch["input_ids"], batch["labels"], batch["document_ids"]):
+        parts = []
+        for document in documents.unique():
+            where = documents == document
+            logits = model(input_ids=ids[where][None], use_cache=False).logits[0]
+            logits = logits if dtype_name == "float64" else logits.float()
+            loss = torch.nn.functional.cross_entropy(logits[:-1], labels[where][1:], reduction="sum") / targets
+            if loss.requires_grad and where.sum() > 1:
+                loss.backward()
+                total += loss.item()
+            parts.append(logits.detach())
+        rows.append(torch.cat(parts))
+    return batch, total, torch.stack(rows), gradients_by_disk_name(model, args.model_dir)
+
+
+def relative(a, b):
+    """‖a − b‖ / ‖b‖, or ‖a − b‖ where b is 0."""
+    a, b = a.double(), b.double()
+    norm, difference = b.norm().item(), (a - b).norm().item()
+    return difference / norm if norm > 0 else difference
+
+
+def compare(args, loss, logits, gradients):
+    """How far the run in args.compare is from the one given: {loss, logits (of the largest), gradient, tensor}."""
+    _, loss2, logits2, gradients2 = run(args, args.compare)
+    largest = max(g.double().norm().item() for g in gradients.values())
+    worst = max((relative(gradients2[n], gradients[n]), n) for n, g in gradients.items()
+                if g.double().norm().item() > 2.0**-23 * largest)  # others are zero in theory, and have no ratio
+    error = {"loss": abs(loss2 - loss) / abs(loss), "gradient": worst[0], "tensor": worst[1],
+             "logits": ((logits2.double() - logits.double()).abs().max() / logits.abs().max()).item()}
+    print(f"{args.compare} differs: loss {error['loss']:.1e}, logits {error['logits']:.1e}, "
+          f"worst gradient {error['gradient']:.1e} {error['tensor']}")
+    return error
+
+
+def stride_of(value):
+    columns = value.shape[-1] if value.dim() > 1 else 1
+    rows = value.numel() // max(columns, 1)
+    largest = min(columns if value.dim() > 1 else 1, rows, value.numel() // SAMPLES)
+    return next((s for s in range(largest, 1, -1) if math.gcd(s, columns) == 1), 1)
 
 
 def main(arguments=None):
     args = parse_arguments(arguments)
-    dtype = getattr(torch, args.dtype)
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model_dir, dtype=dtype,
-                                                              attn_implementation=args.attention)
-    model.eval()  # no dropout; parameters still receive gradients
-    batch = draw_batch(model.config, args)
-    inputs, way = choose_inputs(model, batch, args)
-    out = model(input_ids=batch["input_ids"], labels=batch["labels"], use_cache=False, **inputs)
-    loss = out.loss
-    if args.dtype == "float64":  # transformers rounds logits to float32 before its loss
-        loss = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
-    loss.backward()
-    tensors = {**batch, "loss": loss.detach().float().reshape(()),
-               "logits": out.logits.detach().float().contiguous()}
-    tensors.update(gradients_by_disk_name(model, args.model_dir))
-    options = {"seed": args.seed, "packed": way, "attention": args.attention}
-    save_file(tensors, args.output, metadata={
-        "format": "pt", "transformers": transformers.__version__, "torch": torch.__version__,
-        "safetensors": safetensors.__version__, "dtype": args.dtype, "options": json.dumps(options)})
+    batch, loss, logits, gradients = run(args, args.dtype)
+    metadata = {"format": "pt", "transformers": transformers.__version__, "torch": torch.__version__,
+                "safetensors": safetensors.__version__, "dtype": args.dtype,
+                "options": json.dumps({"seed": args.seed, "packed": args.packed, "attention": args.attention})}
+    if args.compare:
+        metadata[args.compare + "_error"] = json.dumps(compare(args, loss, logits, gradients))
+    for name in sorted(names_on_disk(args.model_dir) - set(gradients)):
+        print(f"no gradient of {name} (tied, a buffer, or unused)")
+    strides = {n: stride_of(g) for n, g in gradients.items()} if args.compact else {}
+    strides = {n: s for n, s in strides.items() if s > 1}
+    if strides:
+        metadata["gradient_strides"] = json.dumps(strides, sort_keys=True)
+    tensors = {**batch, "loss": torch.tensor(loss, dtype=torch.float32), "logits": logits.float().contiguous()}
+    for name, g in gradients.items():
+        tensors["grad." + name] = g.flatten()[:: strides[name]].float().clone() if name in strides else g.float()
+    save_file(tensors, args.output, metadata=metadata)
     os.chmod(args.output, 0o644)
-    print(f"{args.output}: loss {tensors['loss'].item():.6f}, {sum(n.startswith('grad.') for n in tensors)} gradients")
+    print(f"{args.output}: loss {loss:.6f}, {len(gradients)} gradients")
 
 
 if __name__ == "__main__":
