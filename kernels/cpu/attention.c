@@ -18,10 +18,10 @@
 static am_status check_heads(const char *op, const am_att *t)
 {
     am_status st = AM_OK;
-    AM_CHECK(t->head_begin >= 0 && t->kv_begin >= 0 && t->window >= 0, AM_ERR_SHAPE,
-             "kernel %s: head_begin %" PRId64 ", kv_begin %" PRId64 " and window %" PRId64
+    AM_CHECK(t->head_begin >= 0 && t->kv_begin >= 0 && t->window >= 0 && t->chunk >= 0, AM_ERR_SHAPE,
+             "kernel %s: head_begin %" PRId64 ", kv_begin %" PRId64 ", window %" PRId64 " and chunk %" PRId64
              " must not be negative",
-             op, t->head_begin, t->kv_begin, t->window);
+             op, t->head_begin, t->kv_begin, t->window, t->chunk);
     AM_CHECK(t->group >= 1, AM_ERR_SHAPE,
              "kernel %s: group (query heads per kv head) is %" PRId64 ", must be at least 1", op, t->group);
     if (t->heads == 0) goto done;
@@ -41,6 +41,10 @@ static void fill_attrs(const am_attrs *a, am_att *t)
     t->kv_begin = a->kv_begin;
     t->group = a->group ? a->group : 1;
     t->window = a->window;
+    t->chunk = a->chunk;
+    t->alibi_scale = a->alibi_scale != 0 ? a->alibi_scale : 1;
+    t->alibi_rounded = a->alibi_rounded != 0;
+    t->key_block = a->key_block ? a->key_block : 1;
     t->softcap = a->softcap;
     t->scale = a->scale != 0 ? a->scale : 1.0 / sqrt((double)(t->d ? t->d : 1));
 }
@@ -50,8 +54,8 @@ static am_status fill_forward(const am_kernel_call *c, am_dtype real, am_att *t)
     am_status st = AM_OK;
     am_cpu_dims n;
     AM_TRY(am_cpu_check(c, "attention",
-                        "q:r[N,H,d] k:r[M,K,d] v:r[M,K,e] q_idx:i[N] k_idx:i[M] doc_start:i[N] > "
-                        "o:r[N,H,e] lse:w[N,H]",
+                        "q:r[N,H,d] k:r[M,K,d] v:r[M,K,e] q_idx:i[N] k_idx:i[M] doc_start:i[N] sinks:p[H]? "
+                        "slopes:p[H]? bias:p[.]? buckets:p[R]? keys:i[N,L,n]? > o:r[N,H,e] lse:w[N,H]",
                         real, &n));
     *t = (am_att){.nq = n.of['N'],
                   .nk = n.of['M'],
@@ -69,6 +73,8 @@ static am_status fill_forward(const am_kernel_call *c, am_dtype real, am_att *t)
                   .out_o = c->out[0].data,
                   .lse = c->out[1].data};
     fill_attrs(c->attrs, t);
+    t->sinks = am_attention_operand(c, 6);
+    AM_TRY(am_attention_take_bias(c, 7, "attention", t));
     AM_TRY(check_heads("attention", t));
 done:
     return st;
@@ -80,7 +86,8 @@ static am_status fill_backward(const am_kernel_call *c, am_dtype real, am_att *t
     am_cpu_dims n;
     AM_TRY(am_cpu_check(c, "attention_bwd",
                         "do:r[N,H,e] q:r[N,H,d] k:r[M,K,d] v:r[M,K,e] o:r[N,H,e] lse:w[N,H] q_idx:i[N] "
-                        "k_idx:i[M] doc_start:i[N] > dq:r[N,H,d] dk:r[M,K,d] dv:r[M,K,e]",
+                        "k_idx:i[M] doc_start:i[N] slopes:p[H]? bias:p[.]? buckets:p[R]? keys:i[N,L,n]? + > dq:r[N,H,d]? "
+                        "dk:r[M,K,d]? dv:r[M,K,e]? dbias:p[.]?",
                         real, &n));
     *t = (am_att){.nq = n.of['N'],
                   .nk = n.of['M'],
@@ -98,10 +105,14 @@ static am_status fill_backward(const am_kernel_call *c, am_dtype real, am_att *t
                   .q_idx = c->in[6].data,
                   .k_idx = c->in[7].data,
                   .doc_start = c->in[8].data,
-                  .dq = c->out[0].data,
-                  .dk = c->out[1].data,
-                  .dv_out = c->out[2].data};
+                  .dq = c->out[0].rank ? c->out[0].data : NULL,
+                  .dk = c->out[1].rank ? c->out[1].data : NULL,
+                  .dv_out = c->out[2].rank ? c->out[2].data : NULL};
+    AM_CHECK(!t->dq == !t->dk && !t->dk == !t->dv_out, AM_ERR_SHAPE,
+             "kernel attention_bwd: dq, dk and dv are given together or not at all");
     fill_attrs(c->attrs, t);
+    AM_TRY(am_attention_take_bias(c, 9, "attention_bwd", t));
+    AM_TRY(am_attention_take_dbias(c, t));
     AM_TRY(check_heads("attention_bwd", t));
 done:
     return st;
@@ -117,7 +128,8 @@ typedef struct att_ws {
 } att_ws;
 
 /* Bounds for every instruction set and type.  Beside what a thread needs, it grows with the keys alone:
- * 4 bytes × kv heads × nk × (dv in forward; 2·d + dv in backward), and a few numbers a tile. */
+ * 4 bytes × kv heads × nk × (dv in forward; 2·d + dv in backward), and a few numbers a tile; a table of biases
+ * adds its own size a tile of queries. */
 static att_ws carve(am_bump *b, am_att *t, const am_simd *s, int threads, bool backward)
 {
     int64_t tiles = am_ceil_div(t->nk, AM_ATT_BK), qtiles = am_ceil_div(t->nq, AM_ATT_BQ),
@@ -136,8 +148,9 @@ static att_ws carve(am_bump *b, am_att *t, const am_simd *s, int threads, bool b
     t->keys_seen = am_bump_take(b, (size_t)qtiles * 8);
     t->seen_by = am_bump_take(b, (size_t)tiles * 8);
     w.reach = am_bump_take(b, (size_t)tiles * 8);
+    am_attention_carve_bias(b, t, qtiles, backward);
     w.scratch_bytes =
-        (size_t)am_round_up((int64_t)(s ? s : &am_simd_portable)->att_scratch(t->d, t->dv, backward), 128);
+        (size_t)am_round_up((int64_t)(s ? s : &am_simd_portable)->att_scratch(t, backward), 128);
     w.scratch = am_bump_take(b, w.scratch_bytes * (size_t)threads);
     return w;
 }
@@ -150,7 +163,9 @@ static size_t query(const am_kernel_call *c, bool backward)
                 .d = q->dim[2],
                 .nk = k->dim[0],
                 .kv_heads = k->dim[1],
-                .dv = v->dim[2]};
+                .dv = v->dim[2],
+                .sinks = backward ? NULL : am_attention_operand(c, 6)};
+    am_attention_bias_operands(c, backward ? 9 : 7, &t);
     am_bump b = {0};
     (void)carve(&b, &t, NULL, c->threads, backward);
     return b.used;
@@ -241,7 +256,7 @@ typedef struct att_team {
     const att_ws *w;
     bool backward;
     int64_t key_tiles, query_tiles;
-    atomic_llong packing, units;
+    atomic_llong packing, units, tables;
 } att_team;
 
 /* query heads of a kv head */
@@ -326,6 +341,10 @@ static void team(att_team *m, int tid)
         else
             m->s->att_forward(t, tile, head, scratch);
     }
+    if (!t->dbias || !t->profile) return;
+#pragma omp barrier
+    for (int64_t head; (head = atomic_fetch_add_explicit(&m->tables, 1, memory_order_relaxed)) < t->heads;)
+        am_attention_sum_table(t, m->query_tiles, head);
 }
 
 static void run_team(const am_att *t, const am_simd *s, const att_ws *w, bool backward, int threads)
@@ -336,6 +355,7 @@ static void run_team(const am_att *t, const am_simd *s, const att_ws *w, bool ba
                   .backward = backward,
                   .key_tiles = am_ceil_div(t->nk, AM_ATT_BK),
                   .query_tiles = am_ceil_div(t->nq, AM_ATT_BQ)};
+    am_attention_read_bias(t);
     key_ranges(t);
     query_ranges(t);
     tile_views(t, w->reach);

@@ -1,6 +1,7 @@
 /* cast and fill.  Conversions among f64, f32 and bf16 are vectorised (f64 to bf16 excepted); the others, met
  * only where weights are loaded or decoded, go through am_convert on one thread. */
 #include "kernels_cpu.h"
+#include "kernels_cpu_math.h"
 
 #include <string.h>
 
@@ -21,12 +22,28 @@ static bool is_real(am_dtype t)
     return t == AM_F64 || t == AM_F32 || t == AM_BF16;
 }
 
+/* positions and the like become features: few, on one thread */
+static void integers(const am_kernel_call *c, int64_t n)
+{
+    const int32_t *x = c->in[0].data;
+    for (int64_t i = 0; i < n; i++)
+        switch (c->out[0].dtype) {
+        case AM_F64: ((double *)c->out[0].data)[i] = (double)x[i]; break;
+        case AM_F32: ((float *)c->out[0].data)[i] = (float)x[i]; break;
+        default: ((uint16_t *)c->out[0].data)[i] = am_cpu_to_bf16((float)x[i]); break;
+        }
+}
+
 static am_status run_cast(const am_kernel_call *c, am_dtype real)
 {
     am_status st = AM_OK;
     am_cpu_dims dims;
     AM_TRY(am_cpu_check(c, "cast", "x:x[M] > y:x[M]", real, &dims));
     const am_dtype from = c->in[0].dtype, to = c->out[0].dtype;
+    if (from == AM_I32 && is_real(to)) {
+        integers(c, dims.of['M']);
+        goto done;
+    }
     AM_CHECK(am_dtype_is_float(from) && am_dtype_is_float(to), AM_ERR_SHAPE,
              "kernel cast: %s to %s is not a conversion between floats", am_dtype_name(from),
              am_dtype_name(to));

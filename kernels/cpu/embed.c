@@ -14,9 +14,9 @@ static am_status check_ids(const am_kernel_call *c, const char *op, const am_ten
 {
     am_status st = AM_OK;
     const int32_t *id = ids->data;
-    int64_t tokens = am_tensor_elements(ids);
+    int64_t tokens = am_tensor_elements(ids), offset = c->attrs->offset;
     for (int64_t t = 0; t < tokens; t++)
-        AM_CHECK(id[t] >= 0 && id[t] < vocabulary, AM_ERR_DATA,
+        AM_CHECK(id[t] + offset >= 0 && id[t] + offset < vocabulary, AM_ERR_DATA,
                  "kernel %s: token %lld has id %d, the embedding table has rows 0 to %lld; were the data "
                  "made with another "
                  "tokenizer?",
@@ -28,10 +28,10 @@ done:
 static void copy_rows(const am_kernel_call *c, int64_t begin, int64_t end)
 {
     const int32_t *ids = c->in[0].data;
-    const int64_t d = c->in[1].dim[1];
+    const int64_t d = c->in[1].dim[1], offset = c->attrs->offset;
     const size_t from = (size_t)d * am_dtype_bytes(c->in[1].dtype), to = (size_t)d * am_dtype_bytes(c->out[0].dtype);
     for (int64_t t = begin; t < end; t++) {
-        const char *row = (const char *)c->in[1].data + (size_t)ids[t] * from;
+        const char *row = (const char *)c->in[1].data + (size_t)(ids[t] + offset) * from;
         char *y = (char *)c->out[0].data + (size_t)t * to;
         if (from == to) memcpy(y, row, to);
         else

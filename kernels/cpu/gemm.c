@@ -189,6 +189,13 @@ static void work_alone(const am_simd *s, const am_gemm *g, team_plan p, int tid,
             }
 }
 
+/* a team of one may be a thread of a larger one, at work on a product of its own */
+static void meet(int threads)
+{
+    if (threads == 1) return;
+#pragma omp barrier
+}
+
 static void work_shared(const am_simd *s, const am_gemm *g, const team_plan *p, int tid, int threads)
 {
     int64_t packed_i = -1, packed_k = -1, least, i0, i1, j0, j1;
@@ -208,9 +215,9 @@ static void work_shared(const am_simd *s, const am_gemm *g, const team_plan *p, 
                 int rows = thread_rows(panels_m, panels_n, threads, &least), cols = threads / rows;
                 am_cpu_part(at.m, AM_SIMD_MR, rows, tid / cols, &i0, &i1);
                 am_cpu_part(at.n, s->nr, cols, tid % cols, &j0, &j1);
-#pragma omp barrier
+                meet(threads);
                 compute(s, g, p, &at, i0, i1, j0, j1);
-#pragma omp barrier
+                meet(threads);
             }
 }
 
@@ -223,5 +230,5 @@ void am_gemm_team(const am_gemm *g, int tid, int threads, void *workspace)
         return;
     }
     work_alone(s, g, p, tid, threads);
-#pragma omp barrier
+    meet(threads);
 }

@@ -13,10 +13,16 @@
 
 #define AM_CPU_KERNEL_LIST(X)                                                                             \
     X(embed) X(embed_dw) X(linear) X(linear_dx) X(linear_dw) X(bias_db) X(rmsnorm) X(rmsnorm_dx)          \
-    X(rmsnorm_dw) X(rope_angles) X(rope) X(attention) X(attention_bwd) X(act) X(act_bwd) X(act_mul)       \
+    X(rmsnorm_dw) X(rope_angles) X(rope) X(attention) X(attention_bwd) X(attention_dsinks) X(index_keys) X(act) X(act_bwd) X(act_mul)       \
     X(act_mul_bwd) X(add) X(mul) X(scale) X(linear_ce) X(linear_ce_bwd) X(linear_ce_grad) X(loss_sum) X(loss_dlogp) X(cast) \
     X(fill) X(rank_sum) X(sumsq) X(clip_coef) X(adamw) X(gather_rows) X(scatter_rows) X(softcap)          \
-    X(softcap_bwd)
+    X(gated_delta) X(gated_delta_bwd) X(lightning) X(lightning_bwd) X(rg_lru) X(rg_lru_bwd) X(wkv) X(wkv_bwd) X(shift) X(block_linear) X(block_linear_dx) X(block_linear_dw)                                       \
+    X(softcap_bwd) \
+    X(layernorm) X(layernorm_dx) X(layernorm_dw) X(map) X(map_bwd) X(pair) X(where) X(sum_to) X(softmax) X(softmax_bwd)    \
+    X(row_max) X(row_max_bwd) X(cat) X(split) X(xielu) X(xielu_bwd) X(xielu_dalpha)                                                             \
+    X(topk) X(topmask) X(pick) X(pick_bwd) X(route) X(dispatch) X(combine) X(slot_scale) X(slot_dot)               \
+    X(grouped_linear) X(grouped_linear_dx) X(grouped_linear_dw) X(grouped_bias_db) X(sparsemixer) X(sparsemixer_bwd) X(swap) \
+    X(conv) X(conv_dx) X(conv_dw) X(ssd) X(ssd_bwd) X(ssd_sums) X(mamba1) X(mamba1_bwd) X(mamba1_split)
 #define X(op) extern const am_kernel am_kernel_##op;
 AM_CPU_KERNEL_LIST(X)
 #undef X

@@ -10,7 +10,7 @@
  *   SPLAT(x), VROUND(v)          x in every lane; v rounded to the stored type
  *   LESS(a, b, x, y)             a < b ? x : y
  *   QUOTIENT(x, d, i)            x / d where i = 1/d is known (bf16: x·i, whose second rounding the store hides)
- *   VEXP, VTANH, VERF            (f64: the C library) */
+ *   VEXP, VTANH, VERF, VLOG, VLOG1P, VEXPM1, VFLOOR, VSQRT, VABS   (f64: the C library) */
 #define AM_LANES(...)                                                                                    \
     do {                                                                                                 \
         int64_t i = begin;                                                                               \
@@ -44,6 +44,12 @@
 #define VEXP exp
 #define VTANH tanh
 #define VERF erf
+#define VLOG log
+#define VLOG1P log1p
+#define VEXPM1 expm1
+#define VFLOOR floor
+#define VSQRT sqrt
+#define VABS fabs
 #define SQRT sqrt
 #define AM_CPU_TYPE_F64 1
 #include AM_BODY
@@ -67,6 +73,12 @@
 #undef VEXP
 #undef VTANH
 #undef VERF
+#undef VLOG
+#undef VLOG1P
+#undef VEXPM1
+#undef VFLOOR
+#undef VSQRT
+#undef VABS
 #undef SQRT
 #endif
 
@@ -80,6 +92,12 @@
 #define VEXP VN(exp)
 #define VTANH VN(tanh)
 #define VERF VN(erf)
+#define VLOG VN(log)
+#define VLOG1P VN(log1p)
+#define VEXPM1 VN(expm1)
+#define VFLOOR VN(floor)
+#define VSQRT VN(sqrt)
+#define VABS VN(abs)
 #define SQRT sqrtf
 
 #define elem float
@@ -132,5 +150,11 @@
 #undef VEXP
 #undef VTANH
 #undef VERF
+#undef VLOG
+#undef VLOG1P
+#undef VEXPM1
+#undef VFLOOR
+#undef VSQRT
+#undef VABS
 #undef SQRT
 #undef AM_LANES

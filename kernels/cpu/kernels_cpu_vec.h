@@ -6,6 +6,7 @@
  * Largest errors over all floats, found by tests/kernels/test_cpu_math.c on every instruction set:
  *   exp 1 ulp (denormal results 1 ulp of theirs; 0 below -104, inf above 88.73; NaN stays NaN)
  *   tanh and erf 1.5 ulp (±1 far out, NaN stays NaN, the sign of zero kept)
+ *   log and log1p 1.5 ulp, expm1 2 ulp (log 0 = −inf, log of less NaN, expm1 below −17 −1; inf and NaN stay); floor and sqrt exact
  *   to bf16: nearest even, the bits of am_cpu_to_bf16 for every float. */
 #define VN(name) AM_CPU_CAT2(name, AM_CPU_ISA)
 #define vf       VN(vf)
@@ -213,6 +214,64 @@ AM_INLINE vf VN(erf)(vf x)
     q = q * c + 3.185396624e-04f;
     vf large = VN(with_sign)(1.0f - VN(exp)(q), x);
     return VN(less)(a, VN(splat)(0.92f), small, large);
+}
+
+/* log x = e·log 2 + log m, sqrt(½) <= m < sqrt(2), t = m − 1: log m = t − t²/2 + t³·p(t), p interpolated for the smallest error */
+AM_INLINE vf VN(log)(vf x)
+{
+    const vf least = VN(splat)(1.17549435e-38f), zero = {0};
+    const vf scaled = x * VN(less)(x, least, VN(splat)(8388608.0f), VN(splat)(1.0f));
+    const vi u = (vi)scaled, e = (u - 0x3f3504f3) >> 23;
+    const vf t = (vf)(u - (e << 23)) - 1.0f, t2 = t * t;
+    const vf k = __builtin_convertvector(e, vf) + VN(less)(x, least, VN(splat)(-23.0f), zero);
+    vf p = t * 6.917710049e-02f - 1.177966093e-01f;
+    p = p * t + 1.186616201e-01f;
+    p = p * t - 1.238580725e-01f;
+    p = p * t + 1.421990087e-01f;
+    p = p * t - 1.666919637e-01f;
+    p = p * t + 2.000215237e-01f;
+    p = p * t - 2.499998691e-01f;
+    p = p * t + 3.333331182e-01f;
+    vf y = (t2 * t) * p - k * 2.12194440054690583e-4f; /* log 2 = 0.693359375 − 2.1219e-4 */
+    y = (t + (y - t2 * 0.5f)) + k * 0.693359375f;
+    y = VN(less)(zero, x, y, VN(less)(x, zero, VN(splat)(__builtin_nanf("")), VN(splat)(-__builtin_inff())));
+    return VN(less)(VN(splat)(3.40282347e+38f), x, x, y + (x - x)); /* NaN stays NaN */
+}
+
+/* log(1 + x) with what 1 + x lost given back */
+AM_INLINE vf VN(log1p)(vf x)
+{
+    const vf u = x + 1.0f, lost = x - (u - 1.0f);
+    const vf back = VN(less)(VN(splat)(0.0f), u, VN(less)(u, VN(splat)(1e20f), lost / u, VN(splat)(0.0f)), VN(splat)(0.0f));
+    return VN(less)(VN(abs)(x), VN(splat)(1e-8f), x, VN(log)(u) + back);
+}
+
+/* e^x − 1: x + x²·p(x) near 0 */
+AM_INLINE vf VN(expm1)(vf x)
+{
+    vf p = x * 1.999173320e-04f + 1.399743970e-03f;
+    p = p * x + 8.333077420e-03f;
+    p = p * x + 4.166531599e-02f;
+    p = p * x + 1.666666797e-01f;
+    p = p * x + 5.000000417e-01f;
+    return VN(less)(VN(abs)(x), VN(splat)(0.5f), x + x * x * p, VN(exp)(x) - 1.0f);
+}
+
+AM_INLINE vf VN(floor)(vf x)
+{
+    const vf whole = __builtin_convertvector(__builtin_convertvector(x, vi), vf);
+    return VN(less)(VN(abs)(x), VN(splat)(8388608.0f), whole - VN(less)(x, whole, VN(splat)(1.0f), VN(splat)(0.0f)), x);
+}
+
+AM_INLINE vf VN(sqrt)(vf x)
+{
+#if AM_CPU_W == 16
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#elif AM_CPU_W == 8
+    return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+    return (vf)_mm_sqrt_ps((__m128)x);
+#endif
 }
 #undef vf
 #undef vi

@@ -28,11 +28,11 @@ typedef struct ce {
     int64_t n, d, v, offset;
     double softcap;
     am_dtype real, w_dtype;
-    const void *h, *w;
+    const void *h, *w, *bias; /* bias: [V] real or NULL */
     const int32_t *labels;
     void *lse, *target; /* forward: out; backward: lse is in */
     const void *dlogp;
-    void *dh, *dw; /* NULL = not wanted */
+    void *dh, *dw, *db; /* NULL = not wanted */
     bool accumulate;
     /* workspace */
     int32_t *rows;             /* the supervised ones */
@@ -118,8 +118,8 @@ done:
 }
 
 static const char *const signature[] = {
-    [FORWARD] = "h:r[N,D] w:p[V,D] labels:i[N] > lse:w[N] target:w[N]",
-    [BACKWARD] = "h:r[N,D] w:p[V,D] labels:i[N] lse:w[N] dlogp:w[N] > dh:r[N,D]? dw:w[V,D]? +",
+    [FORWARD] = "h:r[N,D] w:p[V,D] labels:i[N] bias:r[V]? > lse:w[N] target:w[N]",
+    [BACKWARD] = "h:r[N,D] w:p[V,D] labels:i[N] lse:w[N] dlogp:w[N] bias:r[V]? > dh:r[N,D]? dw:w[V,D]? db:w[V]? +",
     [BOTH] = "h:r[N,D] w:p[V,D] labels:i[N] dlogp:w[N] > lse:w[N] target:w[N] dh:r[N,D]? dw:w[V,D]? +",
 };
 
@@ -139,7 +139,10 @@ static am_status fill(const am_kernel_call *call, const char *op, am_dtype real,
               .w = call->in[1].data,
               .labels = call->in[2].data,
               .accumulate = call->accumulate};
+    if (to == FORWARD) c->bias = call->num_in > 3 ? call->in[3].data : NULL;
     if (to == BACKWARD) {
+        c->bias = call->num_in > 5 ? call->in[5].data : NULL;
+        c->db = call->num_out > 2 ? call->out[2].data : NULL;
         c->lse = call->in[3].data;
         c->dlogp = call->in[4].data;
         c->dh = call->num_out > 0 ? call->out[0].data : NULL;
@@ -165,7 +168,7 @@ done:
 static double logit_f64(const ce *c, int64_t t, int64_t v, double *slope)
 {
     const double *h = (const double *)c->h + t * c->d, *w = (const double *)c->w + v * c->d;
-    double x = 0;
+    double x = c->bias ? ((const double *)c->bias)[v] : 0;
     for (int64_t i = 0; i < c->d; i++) x += h[i] * w[i];
     double y = c->softcap != 0 ? tanh(x / c->softcap) : 0;
     *slope = 1 - y * y;
@@ -198,7 +201,7 @@ static double dlogit_f64(const ce *c, int64_t t, int64_t v)
 static void backward_f64(const ce *c, int threads)
 {
     const double *h = c->h, *w = c->w;
-    double *dh = c->dh, *dw = c->dw;
+    double *dh = c->dh, *dw = c->dw, *db = c->db;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static) nowait
@@ -216,6 +219,11 @@ static void backward_f64(const ce *c, int threads)
                 double g = dlogit_f64(c, t, v);
                 for (int64_t i = 0; i < c->d; i++) dw[v * c->d + i] += g * h[t * c->d + i];
             }
+        }
+#pragma omp for schedule(static)
+        for (int64_t v = 0; v < (db ? c->v : 0); v++) {
+            if (!c->accumulate) db[v] = 0;
+            for (int64_t t = 0; t < c->n; t++) db[v] += dlogit_f64(c, t, v);
         }
     }
 }
@@ -264,6 +272,8 @@ static void logits_of(const ce *c, int64_t row, int64_t rows, int64_t v, int64_t
                  .k = c->d,
                  .a = operand(c, h, c->d, true),
                  .b = weights(c, v, true),
+                 .bias = c->bias ? (const char *)c->bias + (size_t)v * item_bytes(c) : NULL,
+                 .bias_dtype = c->real,
                  .c = c->logits,
                  .c_dtype = AM_F32,
                  .ldc = c->columns};
@@ -345,6 +355,20 @@ static void gradients_of(const ce *c, int64_t row, int64_t rows, int64_t v, int6
     }
 }
 
+/* The bias' gradient for entries [v, v + n): each thread adds up columns of its own, row by row. */
+static void bias_gradient(const ce *c, int64_t v, int64_t n, int tid, int threads)
+{
+    float *db = (float *)c->db + v;
+    int64_t from, to;
+    am_cpu_part(n, 16, threads, tid, &from, &to);
+    if (!c->accumulate && from < to) memset(db + from, 0, (size_t)(to - from) * 4);
+    for (int64_t i = 0; i < c->num_rows; i++) {
+        const void *row = (const char *)c->dlogits + (size_t)(i * c->stride) * item_bytes(c);
+        for (int64_t j = from; j < to; j++)
+            db[j] += c->real == AM_F32 ? ((const float *)row)[j] : am_bf16_to_f32(((const uint16_t *)row)[j]);
+    }
+}
+
 static am_status scatter(const ce *c, int64_t begin, int64_t end)
 {
     am_status st = AM_OK;
@@ -369,6 +393,7 @@ static void begin_gradients(const ce *c, int tid, int threads, int64_t *begin, i
     am_cpu_part(c->v, 1, threads, tid, &from, &to);
     if (c->dw && !c->accumulate && c->num_rows == 0)
         memset((float *)c->dw + from * c->d, 0, (size_t)((to - from) * c->d) * 4);
+    if (c->db && !c->accumulate && c->num_rows == 0) memset((float *)c->db + from, 0, (size_t)(to - from) * 4);
 #pragma omp barrier
 }
 
@@ -382,6 +407,9 @@ static am_status backward_team(const ce *c, const am_simd *s, int tid, int threa
         backward_rows(c, s, v, n, begin, end);
 #pragma omp barrier
         gradients_of(c, 0, c->num_rows, v, n, tid, threads);
+        if (!c->db) continue;
+        bias_gradient(c, v, n, tid, threads);
+#pragma omp barrier
     }
     return scatter(c, begin, end);
 }

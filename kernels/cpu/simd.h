@@ -72,15 +72,25 @@ typedef struct am_block {
 typedef struct am_att {
     int64_t nq, nk, heads, kv_heads, d, dv;
     int64_t head_begin, kv_begin, group;
-    int64_t window; /* 0 = none */
-    double scale, softcap;
+    int64_t window, chunk; /* 0 = none */
+    double scale, softcap, alibi_scale;
+    bool alibi_rounded, biased; /* biased: something is added to scores */
     am_dtype real;
     const void *q, *k, *v, *o, *dout;
     const int32_t *q_idx, *k_idx, *doc_start;
+    const am_tensor *sinks, *slopes, *bias, *buckets, *keys; /* operands; NULL = not given */
+    int64_t key_block;
+    int64_t reach, num_buckets; /* of bias: distances that differ; numbers a head (as many without buckets) */
     void *out_o, *dq, *dk, *dv_out;
+    void *dbias; /* like bias, of f32* where that is a table; NULL: not asked for */
+    bool add_dbias;
     void *lse; /* [nq, heads] f32*; out in forward, in in backward */
     bool pairs;
     /* made before the first phase */
+    float *sink, *slope; /* [heads], of sinks and slopes (rounded); NULL without */
+    float *profile;      /* [heads][reach]: the table by distance; NULL where bias is no table */
+    int32_t *bucket;     /* [reach]: which number of the table; NULL without buckets */
+    double *dtable;      /* backward of a table: [query tiles][heads][num_buckets], sums of one unit of work */
     int32_t *key_range;   /* per key tile: min, max of k_idx */
     int32_t *query_range; /* per query tile: min and max of the first index seen, min and max of the last */
     int32_t *keys_seen;   /* per query tile: first and last key tile that it sees anything of; first > last: none */
@@ -99,22 +109,59 @@ static inline float *am_att_sums(const am_att *t, int64_t kv, int64_t key_tile)
     return t->sums + (size_t)at * (size_t)(AM_ATT_BK * (t->ld_dk + t->ld_dv));
 }
 
+/* element i of an operand of any float dtype, as f32 arithmetic sees it */
+static inline float am_att_number(const am_tensor *x, int64_t i)
+{
+    if (x->dtype == AM_F64) return (float)((const double *)x->data)[i];
+    if (x->dtype == AM_F32) return ((const float *)x->data)[i];
+    return am_bf16_to_f32(((const uint16_t *)x->data)[i]);
+}
+
+/* Which number of a head's table holds for a distance. */
+static inline int64_t am_att_bucket(const am_att *t, int64_t distance)
+{
+    int64_t at = am_min_i64(distance, t->reach - 1);
+    return t->bucket ? t->bucket[at] : at;
+}
+
+/* What is listed for a query and a head: ascending, as unsigned numbers also the −1 behind them. */
+static inline const uint32_t *am_att_list(const am_att *t, int64_t i, int64_t head)
+{
+    int64_t lists = t->keys->dim[1], l = lists == 1 ? 0 : (t->head_begin + head) / t->group - t->kv_begin;
+    return (const uint32_t *)t->keys->data + (i * lists + l) * t->keys->dim[2];
+}
+/* first of the n entries that is at least x */
+static inline int64_t am_att_find(const uint32_t *list, int64_t n, uint32_t x)
+{
+    int64_t begin = 0;
+    while (begin < n) {
+        int64_t middle = (begin + n) / 2;
+        if (list[middle] >= x)
+            n = middle;
+        else
+            begin = middle + 1;
+    }
+    return begin;
+}
+
 /* first and last index that query i sees; an empty interval when the document starts behind the query */
 static inline void am_att_bounds(const am_att *t, int64_t i, int32_t *lo, int32_t *hi)
 {
-    int64_t first = t->doc_start[i];
-    if (t->window > 0) first = am_max_i64(first, (int64_t)t->q_idx[i] - t->window + 1);
+    int64_t first = t->doc_start[i], q = t->q_idx[i];
+    if (t->chunk > 0 && q > first) first = q - (q - first) % t->chunk;
+    if (t->window > 0) first = am_max_i64(first, q - t->window + 1);
     *lo = (int32_t)am_min_i64(first, INT32_MAX);
     *hi = t->q_idx[i];
 }
 
 typedef enum am_att_view { AM_ATT_NONE, AM_ATT_SOME, AM_ATT_ALL } am_att_view;
-/** Whether the queries of a tile see none, some or all of the keys of a tile. */
+/** Whether the queries of a tile see none, some or all of the keys of a tile; with a bias "all" is not told apart, since a
+ *  key's index is asked for anyway. */
 static inline am_att_view am_att_tile_view(const am_att *t, int64_t query_tile, int64_t key_tile)
 {
     const int32_t *q = t->query_range + 4 * query_tile, *k = t->key_range + 2 * key_tile;
     if (k[1] < q[0] || k[0] > q[3]) return AM_ATT_NONE;
-    return k[0] >= q[1] && k[1] <= q[2] ? AM_ATT_ALL : AM_ATT_SOME;
+    return k[0] >= q[1] && k[1] <= q[2] && !t->biased ? AM_ATT_ALL : AM_ATT_SOME;
 }
 
 /* ---- one table per instruction set --------------------------------------------------------------- */
@@ -125,9 +172,12 @@ typedef struct am_simd {
     void (*pack)(const am_pack *p); /* ceil(valid / width) successive panels */
     void (*block)(const am_block *b);
 
-    size_t (*att_scratch)(int64_t d, int64_t dv, bool backward); /* bytes per thread */
+    size_t (*att_scratch)(const am_att *t, bool backward); /* bytes per thread; reads d, dv and biased */
     void (*att_pack)(const am_att *t, int64_t kv, int64_t tile, bool backward);
     void (*att_forward)(const am_att *t, int64_t tile, int64_t head, void *scratch);
+    /* q·k of a tile of keys (head 0 of them) and a tile of queries, into to[keys][AM_ATT_BQ] of f32: factor·q·k, or with
+     * w [nq][heads] f32, to += w·max(0, factor·q·k).  Reads q, k, nq, nk, heads, d. */
+    void (*att_index)(const am_att *t, int64_t tile, int64_t key_tile, int64_t head, const float *w, void *scratch, float *to);
     /* One unit of backward, a tile of queries of one head: begin, then for key tiles in any order att_bwd_tile
      * (adds to dq) followed by att_bwd_add (adds to the sums of dk and dv, or begins them), then end. */
     void (*att_bwd_begin)(const am_att *t, int64_t tile, int64_t head, void *scratch);
@@ -178,7 +228,8 @@ size_t am_gemm_workspace(int64_t m, int64_t n, int64_t k);
 /** c = a·b (+ bias) (+ c).  Called by every thread of a team of `threads` inside one parallel region (tid =
  * 0…threads−1) with equal arguments; returns with c complete (ends with a barrier).  Every element is one sum
  * over k in a fixed order, blocked by k alone: results do not depend on threads, m or n, bit for bit.  Where a
- * is read in place and c has columns enough, threads meet at the end only; otherwise twice a block. */
+ * is read in place and c has columns enough, threads meet at the end only; otherwise twice a block.  A team of one meets nobody:
+ * each thread of a larger team may run a product of its own (tid 0, threads 1, a workspace of its own). */
 void am_gemm_team(const am_gemm *g, int tid, int threads, void *workspace);
 
 /* ---- workspace ----------------------------------------------------------------------------------- */

@@ -14,7 +14,7 @@
 
 const am_simd am_simd_avx512_bf16 = {
     NR, W, true, pack, block,
-    att_scratch, att_pack, att_forward, att_bwd_begin, att_bwd_tile, att_bwd_add, att_bwd_end, att_bwd_keys,
+    att_scratch, att_pack, att_forward, att_index, att_bwd_begin, att_bwd_tile, att_bwd_add, att_bwd_end, att_bwd_keys,
     ce_row, ce_grad_row, ce_both_row,
 };
 #endif

@@ -100,7 +100,7 @@ typedef struct am_export_options {
 /** One process.  `manifest` NULL: the model itself; otherwise it is verified first, so that no corrupted weight goes out.
  *  `g` holds the parameters of the source model (card elaborated over `source`); tensors of the source that no parameter covers
  *  are carried over as they are.  config.json goes verbatim unless the dtype changes; tokenizer and further files do (m->aux).
- *  Memory: a few MB (one tensor where the disk has it transposed).
+ *  Memory: a few MB (one matrix where the disk has it transposed).
  *  @return AM_ERR_USAGE when out_dir holds weights; AM_ERR_CHECKPOINT, AM_ERR_MODEL naming the tensor. */
 am_status am_ckpt_export(const am_manifest *manifest, const am_hf_model *source, am_graph *g, const am_export_options *o)
     AM_WARN_UNUSED;

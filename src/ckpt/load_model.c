@@ -1,42 +1,122 @@
 /* load_model.c: Hugging Face tensors → master slots.  A parameter's elements are found in its tensors through
- * its disk view: plain, stacked (one tensor an expert), transposed.  Chunks bound the memory; each rank reads
- * its own slices only. */
+ * its disk view (disk.h): plain, stacked (one tensor an expert), transposed, a part of a fused one.  Chunks bound the
+ * memory; each rank reads its own slices only. */
 #include "ckpt/ckpt_internal.h"
+
+#include "graph/disk.h"
 
 #include <string.h>
 
-static am_status find_tensor(const am_hf_model *m, const am_param *p, int i,
-                             const am_safetensors_tensor **out)
+enum {
+    SPAN = 1 << 16, /* elements of a tensor read at once to pick from */
+    TRANSPOSED_CHUNK = 1 << 21, /* elements of a parameter read at a time where the disk has it transposed */
+    GAP = 2048      /* so few between two stretches are read along: cheaper than another system call */
+};
+
+/* What one call of am_disk_read holds: nothing is shared, so that several threads may read one model. */
+typedef struct am_reader {
+    const am_hf_model *model;
+    const am_param *param;
+    am_disk_map map;
+    const am_safetensors_tensor *tensor;
+    am_dtype dtype;
+    size_t size; /* bytes of an element of dtype */
+    char *span;
+    int64_t cap; /* elements of span */
+} am_reader;
+
+static am_status find_tensor(am_reader *r, int i)
 {
     am_status st = AM_OK;
-    *out = am_hf_model_find(m, p->disk.tensor[i]);
-    AM_CHECK(*out, AM_ERR_MODEL, "%s: the model has no tensor %s", m->dir, p->disk.tensor[i]);
-    AM_CHECK((*out)->elements * p->disk.num_tensors == am_param_elements(p), AM_ERR_MODEL,
-             "%s: tensor %s has %" PRId64 " elements, not %" PRId64, m->dir, p->disk.tensor[i],
-             (*out)->elements, am_param_elements(p) / p->disk.num_tensors);
+    const char *name = r->param->disk.tensor[i];
+    r->tensor = am_hf_model_find(r->model, name);
+    AM_CHECK(r->tensor, AM_ERR_MODEL, "%s: the model has no tensor %s", r->model->dir, name);
+    AM_CHECK(r->tensor->elements == r->map.disk_each, AM_ERR_MODEL,
+             "%s: tensor %s has %" PRId64 " elements, not %" PRId64, r->model->dir, name, r->tensor->elements,
+             r->map.disk_each);
 done:
     return st;
 }
 
-/* [out, in] of the graph from [in, out] on disk: row by row of the disk, the columns wanted. */
-static am_status read_transposed(const am_hf_model *m, const am_safetensors_tensor *t, int64_t rows,
-                                 int64_t cols, int64_t begin, int64_t count, char *dst, am_dtype dtype)
+static am_status read_span(am_reader *r, int64_t begin, int64_t count)
 {
     am_status st = AM_OK;
-    size_t size = am_dtype_bytes(dtype);
-    int64_t first = begin / cols, last = (begin + count - 1) / cols;
-    char *line = NULL;
-    AM_TRY(am_calloc((size_t)(last - first + 1), size, &line));
-    for (int64_t c = 0; c < cols; c++) {
-        AM_TRY(am_hf_model_read(m, t, c * rows + first, last - first + 1, line, dtype));
-        for (int64_t r = first; r <= last; r++) {
-            int64_t at = r * cols + c - begin;
-            if (at >= 0 && at < count)
-                memcpy(dst + (size_t)at * size, line + (size_t)(r - first) * size, size);
+    if (count > r->cap) {
+        am_free(&r->span);
+        r->cap = am_max_i64(count, SPAN);
+        AM_TRY(am_calloc((size_t)r->cap, r->size, &r->span));
+    }
+    AM_TRY(am_hf_model_read(r->model, r->tensor, begin, count, r->span, r->dtype));
+done:
+    return st;
+}
+
+/* Stretches that lie close together on disk are read with what stands between them. */
+static am_status read_plain(am_reader *r, int64_t begin, int64_t count, char *dst)
+{
+    am_status st = AM_OK;
+    int64_t end = begin + count;
+    for (int64_t i = begin, next; i < end; i = next) {
+        int64_t run = am_disk_map_run(&r->map, i, end - i), first = am_disk_map_element(&r->map, i), last = first + run;
+        next = i + run;
+        while (run < GAP && next < end) {
+            int64_t at = am_disk_map_element(&r->map, next), more = am_disk_map_run(&r->map, next, end - next);
+            if (at - last > GAP || at + more - first > SPAN) break;
+            last = at + more;
+            next += more;
+        }
+        if (next == i + run) {
+            AM_TRY(am_hf_model_read(r->model, r->tensor, first, run, dst + (size_t)(i - begin) * r->size, r->dtype));
+            continue;
+        }
+        AM_TRY(read_span(r, first, last - first));
+        for (int64_t k = i; k < next; k += run) {
+            run = am_disk_map_run(&r->map, k, next - k);
+            memcpy(dst + (size_t)(k - begin) * r->size,
+                   r->span + (size_t)(am_disk_map_element(&r->map, k) - first) * r->size, (size_t)run * r->size);
         }
     }
 done:
-    am_free(&line);
+    return st;
+}
+
+/* Rows first to last of matrix b of the graph, which are columns on disk: block by block of the disk's rows. */
+static am_status read_matrix(am_reader *r, int64_t b, int64_t begin, int64_t count, char *dst)
+{
+    am_status st = AM_OK;
+    const am_disk_map *m = &r->map;
+    int64_t origin = b * m->rows * m->cols, first = (begin - origin) / m->cols, last = (begin + count - 1 - origin) / m->cols;
+    int64_t low = am_disk_map_element(m, origin + first * m->cols), width;
+    low %= m->disk_rows;
+    width = am_disk_map_element(m, origin + last * m->cols) % m->disk_rows + 1 - low;
+    int64_t block = width * 4 >= m->disk_rows && m->split != 2 ? am_max_i64(1, SPAN / m->disk_rows) : 1;
+    for (int64_t c = 0; c < m->cols; c += block) {
+        int64_t n = am_min_i64(block, m->cols - c), start = am_disk_map_element(m, origin + first * m->cols + c);
+        AM_TRY(read_span(r, start, (n - 1) * m->disk_rows + width));
+        for (int64_t row = first; row <= last; row++) {
+            int64_t at = origin + row * m->cols + c - begin;
+            int64_t from = am_disk_map_element(m, origin + row * m->cols + c) - start;
+            for (int64_t k = 0; k < n; k++)
+                if (at + k >= 0 && at + k < count)
+                    memcpy(dst + (size_t)(at + k) * r->size, r->span + (size_t)(from + k * m->disk_rows) * r->size, r->size);
+        }
+    }
+done:
+    return st;
+}
+
+static am_status read_transposed(am_reader *r, int64_t begin, int64_t count, char *dst)
+{
+    am_status st = AM_OK;
+    int64_t matrix = r->map.rows * r->map.cols;
+    while (count > 0) {
+        int64_t n = am_min_i64(count, matrix - begin % matrix);
+        AM_TRY(read_matrix(r, begin / matrix, begin, n, dst));
+        dst += (size_t)n * r->size;
+        begin += n;
+        count -= n;
+    }
+done:
     return st;
 }
 
@@ -44,26 +124,20 @@ am_status am_disk_read(const am_hf_model *m, const am_param *p, int64_t begin, i
                        am_dtype dtype)
 {
     am_status st = AM_OK;
-    int64_t each = am_param_elements(p) / p->disk.num_tensors;
+    am_reader r = {.model = m, .param = p, .dtype = dtype, .size = am_dtype_bytes(dtype)};
     char *to = dst;
+    AM_TRY(am_disk_map_open(p, &r.map));
     while (count > 0) {
-        const am_safetensors_tensor *t = NULL;
-        int64_t within = begin % each, n = am_min_i64(count, each - within);
-        AM_TRY(find_tensor(m, p, (int)(begin / each), &t));
-        if (p->disk.transpose) {
-            AM_CHECK(p->rank >= 2, AM_ERR_MODEL, "%s: only matrices can be transposed", p->name);
-            int64_t rows = p->dim[p->rank - 2], cols = p->dim[p->rank - 1];
-            AM_CHECK(each == rows * cols, AM_ERR_MODEL, "%s: transposed tensors of rank %d are not offered",
-                     p->name, p->rank);
-            AM_TRY(read_transposed(m, t, rows, cols, within, n, to, dtype));
-        } else {
-            AM_TRY(am_hf_model_read(m, t, within, n, to, dtype));
-        }
-        to += (size_t)n * am_dtype_bytes(dtype);
+        int64_t n = am_min_i64(count, r.map.each - begin % r.map.each);
+        AM_TRY(find_tensor(&r, (int)(begin / r.map.each)));
+        AM_TRY(p->disk.transpose ? read_transposed(&r, begin, n, to) : read_plain(&r, begin, n, to));
+        to += (size_t)n * r.size;
         begin += n;
         count -= n;
     }
 done:
+    am_disk_map_close(&r.map);
+    am_free(&r.span);
     return st;
 }
 
@@ -72,12 +146,15 @@ am_status am_ckpt_load_model(am_exec *e, const am_program *p, const am_hf_model 
     am_status st = AM_OK;
     am_pieces pieces = {0};
     void *buffer = NULL;
+    int64_t chunk = AM_CKPT_CHUNK;
     AM_TRY(am_pieces_list(p, false, &pieces));
-    AM_TRY(am_calloc(AM_CKPT_CHUNK, am_dtype_bytes(p->store.dtype), &buffer));
+    for (size_t i = 0; i < pieces.n; i++) /* the more rows at a time, the longer the stretches of a transposed tensor */
+        if (am_graph_param_at(p->graph, pieces.at[i].param)->disk.transpose) chunk = TRANSPOSED_CHUNK;
+    AM_TRY(am_calloc((size_t)chunk, am_dtype_bytes(p->store.dtype), &buffer));
     for (size_t i = 0; i < pieces.n; i++) {
         const am_piece *x = &pieces.at[i];
         for (int64_t at = 0; x->role == 0 && at < x->count;) {
-            int64_t n = am_min_i64(AM_CKPT_CHUNK, x->count - at);
+            int64_t n = am_min_i64(chunk, x->count - at);
             AM_TRY(am_disk_read(m, am_graph_param_at(p->graph, x->param), x->begin + at, n, buffer,
                                 p->store.dtype));
             AM_TRY(am_exec_write_slot(e, x->unit, 0, x->in_shard + at, n, buffer));

@@ -79,15 +79,44 @@ done:
     return st;
 }
 
+bool am_ad_is_param(const am_autodiff *ad, int value)
+{
+    return value >= 0 && ad->g->values[value].param >= 0;
+}
+
+/* A gradient in another dtype than its value's is rounded to that. */
+static am_status in_dtype_of(am_autodiff *ad, int value, int *grad)
+{
+    am_status st = AM_OK;
+    int rounded;
+    if (ad->g->values[*grad].dtype == ad->g->values[value].dtype) goto done;
+    AM_TRY(am_graph_value_like(ad->g, ad->g->values[*grad].name, value, ad->g->values[value].dtype, &rounded));
+    AM_TRY(am_ad_emit(ad, "cast", grad, 1, NULL, AM_ACC_NO, &rounded, 1));
+    *grad = rounded;
+done:
+    return st;
+}
+
 am_status am_ad_contribute(am_autodiff *ad, int value, int grad)
 {
     am_status st = AM_OK;
     int *slot = NULL, sum = -1;
     if (!am_ad_wants(ad, value)) goto done;
+    if (am_ad_is_param(ad, value)) {
+        am_attrs all = {.a_dims = ((int64_t)1 << ad->g->values[grad].rank) - 1};
+        AM_TRY(am_ad_param_grad(ad, "sum_to", &grad, 1, &all, value, 0));
+        goto done;
+    }
+    AM_TRY(in_dtype_of(ad, value, &grad));
     AM_TRY(grad_slot(ad, value, &slot));
     if (*slot < 0) {
         *slot = grad;
         goto done;
+    }
+    const am_value seen = ad->g->values[*slot], d = ad->g->values[grad];
+    if (seen.rank != d.rank || seen.dim[seen.rank - 1].local != d.dim[d.rank - 1].local) { /* views of one value */
+        AM_TRY(am_graph_reshape(ad->g, grad, seen.rank, seen.dim, &grad));
+        AM_TRY(grad_slot(ad, value, &slot));
     }
     AM_TRY(am_ad_emit(ad, "add", (int[]){*slot, grad}, 2, NULL, AM_ACC_NO, &sum, 1));
     AM_TRY(grad_slot(ad, value, &slot));
@@ -119,6 +148,12 @@ am_status am_ad_param_grad(am_autodiff *ad, const char *op, const int *in, int n
     am_status st = AM_OK;
     int out[AM_MAX_OUT] = {-1, -1, -1, -1};
     am_acc acc = AM_ACC_NO;
+    if (!am_ad_is_param(ad, param_value)) { /* a weight that is computed: fp32(W), W·c */
+        AM_TRY(am_graph_value_like(ad->g, "dw", param_value, ad->g->precise, &out[which]));
+        AM_TRY(am_ad_emit(ad, op, in, num_in, attrs, AM_ACC_NO, out, which + 1));
+        AM_TRY(am_ad_contribute(ad, param_value, out[which]));
+        goto done;
+    }
     AM_TRY(am_ad_param_value(ad, param_value, &out[which], &acc));
     ad->g->phase = AM_PHASE_W;
     st = am_ad_emit(ad, op, in, num_in, attrs, acc, out, which + 1);

@@ -17,9 +17,13 @@ am_status am_ad_emit(am_autodiff *ad, const char *op, const int *in, int num_in,
                      int num_out) AM_WARN_UNUSED;
 /** A fresh value with the dims and dtype of `like`, to be given as out. */
 am_status am_ad_like(am_autodiff *ad, int like, int *out) AM_WARN_UNUSED;
-/** `grad` is (a part of) the gradient of `value`; several contributions are added. */
+/** Is it the compute value of a parameter?  Its gradient is formed in phase W, in the precise dtype. */
+bool am_ad_is_param(const am_autodiff *ad, int value);
+/** `grad` is (a part of) the gradient of `value`; several contributions are added.  Of another float dtype, it is rounded to the
+ *  value's; a parameter's is added to as it is. */
 am_status am_ad_contribute(am_autodiff *ad, int value, int grad) AM_WARN_UNUSED;
-/** Emit a node (phase W) whose output `which` is (added to) the gradient of the parameter that `param_value` stands for. */
+/** Emit a node (phase W) whose output `which` is (added to) the gradient of the parameter that `param_value` stands for; where
+ *  that is a computed value, the node makes a gradient in the precise dtype, and it is contributed. */
 am_status am_ad_param_grad(am_autodiff *ad, const char *op, const int *in, int num_in, const am_attrs *attrs, int param_value,
                            int which) AM_WARN_UNUSED;
 /** The gradient value of that parameter, for nodes with several outputs; *acc says whether to add. */

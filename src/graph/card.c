@@ -28,6 +28,10 @@ const char *am_card_path(const am_card *c)
 {
     return c->path;
 }
+const char *am_card_base(const am_card *c)
+{
+    return c->like.num ? ((const card_word *)c->like.at[0])->text : NULL;
+}
 
 const char *am_card_family(const am_card *c, int index)
 {
@@ -90,6 +94,33 @@ done:
     return st;
 }
 
+/* The first of $AM_CARDS, share/automodel beside the program's bin, the configured data folder, and a source
+ * tree's own. */
+static am_status default_dir(char *out, size_t size)
+{
+    am_status st = AM_OK;
+    char exe[4096] = "";
+    const char *env = getenv("AM_CARDS");
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    for (int up = 0; n > 0 && up < 2; up++) {
+        char *slash = strrchr(exe, '/');
+        if (slash) *slash = '\0';
+    }
+    if (env && *env) {
+        snprintf(out, size, "%s", env);
+        goto done;
+    }
+    snprintf(out, size, "%.*s/share/automodel/configs/models", 3900, exe);
+    if (!am_path_exists(out)) snprintf(out, size, "%s", AM_DATA_DIR "/configs/models");
+    if (!am_path_exists(out)) snprintf(out, size, "configs/models");
+    AM_CHECK(am_path_exists(out), AM_ERR_CARD,
+             "no folder of model cards: neither %.*s/share/automodel/configs/models nor %s/configs/models "
+             "exists; AM_CARDS can name one",
+             3900, exe, AM_DATA_DIR);
+done:
+    return st;
+}
+
 /* Parse another card of the folder into c's arena. */
 static am_status read_base(am_card *c, const char *dir, const card_word *w, am_card *base)
 {
@@ -101,7 +132,16 @@ static am_status read_base(am_card *c, const char *dir, const card_word *w, am_c
     CARD_CHECK(dir, w->pos, "`%s` cannot be looked up: this card has no folder", w->text);
     AM_TRY(card_printf(&c->arena, &file, "%s.card", w->text));
     AM_TRY(am_path_join(dir, file, &path));
-    CARD_CHECK(am_path_exists(path), w->pos, "there is no card %s", path);
+    if (!am_path_exists(path)) { /* a card of one's own may build on the installed ones */
+        char place[4096], *installed = NULL;
+        AM_TRY(default_dir(place, sizeof place));
+        AM_TRY(am_path_join(place, file, &installed));
+        bool there = am_path_exists(installed);
+        if (!there) am_free(&installed);
+        CARD_CHECK(there, w->pos, "there is no card %s, nor one of this name in %s", path, place);
+        am_free(&path);
+        path = installed;
+    }
     AM_TRY(am_file_read(path, MAX_CARD_BYTES, &text, &len));
     AM_TRY(card_strndup(&c->arena, text, len, &copy));
     AM_TRY(card_lex(&c->arena, file, copy, len, &src));
@@ -226,33 +266,6 @@ done:
 #define AM_DATA_DIR "/usr/local/share/automodel"
 #endif
 
-/* The first of $AM_CARDS, share/automodel beside the program's bin, the configured data folder, and a source
- * tree's own. */
-static am_status default_dir(char *out, size_t size)
-{
-    am_status st = AM_OK;
-    char exe[4096] = "";
-    const char *env = getenv("AM_CARDS");
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    for (int up = 0; n > 0 && up < 2; up++) {
-        char *slash = strrchr(exe, '/');
-        if (slash) *slash = '\0';
-    }
-    if (env && *env) {
-        snprintf(out, size, "%s", env);
-        goto done;
-    }
-    snprintf(out, size, "%.*s/share/automodel/configs/models", 3900, exe);
-    if (!am_path_exists(out)) snprintf(out, size, "%s", AM_DATA_DIR "/configs/models");
-    if (!am_path_exists(out)) snprintf(out, size, "configs/models");
-    AM_CHECK(am_path_exists(out), AM_ERR_CARD,
-             "no folder of model cards: neither %.*s/share/automodel/configs/models nor %s/configs/models "
-             "exists; AM_CARDS can name one",
-             3900, exe, AM_DATA_DIR);
-done:
-    return st;
-}
-
 static int by_name(const struct dirent **a, const struct dirent **b)
 {
     return strcmp((*a)->d_name, (*b)->d_name);
@@ -263,8 +276,41 @@ static int is_card(const struct dirent *d)
     return n > 5 && strcmp(d->d_name + n - 5, ".card") == 0;
 }
 
-/* The families of a card without judging the rest of it. */
-static am_status families_of(const char *path, const char *model_type, bool *found, am_str *all)
+am_status am_card_paths(const char *dir, char ***out, size_t *count)
+{
+    am_status st = AM_OK;
+    struct dirent **entry = NULL;
+    char place[4096], **paths = NULL;
+    int n = 0;
+    *out = NULL;
+    *count = 0;
+    if (!dir) {
+        AM_TRY(default_dir(place, sizeof place));
+        dir = place;
+    }
+    n = scandir(dir, &entry, is_card, by_name);
+    AM_CHECK(n >= 0, AM_ERR_CARD, "the folder of model cards, %s, cannot be read (AM_CARDS can name another)",
+             dir);
+    AM_TRY(am_calloc((size_t)n + 1, sizeof *paths, &paths));
+    for (int i = 0; i < n; i++) AM_TRY(am_path_join(dir, entry[i]->d_name, &paths[i]));
+    *out = paths;
+    *count = (size_t)n;
+    paths = NULL;
+done:
+    am_card_paths_free(&paths, (size_t)(n > 0 ? n : 0));
+    for (int i = 0; i < n; i++) free(entry[i]);
+    free(entry);
+    return st;
+}
+
+void am_card_paths_free(char ***paths, size_t count)
+{
+    for (size_t i = 0; *paths && i < count; i++) am_free(&(*paths)[i]);
+    am_free(paths);
+}
+
+/* The families of a card without judging the rest of it, appended to *list (strings of their own). */
+static am_status families_of(const char *path, char ***list, size_t *n, size_t *cap)
 {
     am_status st = AM_OK;
     card_arena arena = {0};
@@ -276,8 +322,9 @@ static am_status families_of(const char *path, const char *model_type, bool *fou
     for (int i = 0; i + 1 < src.num_tokens; i++) {
         if (src.token[i].indent != 0 || strcmp(src.token[i].text, "family") != 0) continue;
         for (int k = i + 1; src.token[k].kind == CARD_T_WORD; k++) {
-            *found = *found || strcmp(src.token[k].text, model_type) == 0;
-            AM_TRY(am_str_printf(all, "%s%s", all->len ? ", " : "", src.token[k].text));
+            AM_TRY(am_grow(list, cap, *n + 1, sizeof **list));
+            AM_TRY(am_strdup(src.token[k].text, &(*list)[*n]));
+            (*n)++;
         }
     }
 done:
@@ -286,35 +333,43 @@ done:
     return st;
 }
 
+am_status am_card_families(const char *dir, char ***out, size_t *count)
+{
+    am_status st = AM_OK;
+    char **path = NULL, **list = NULL;
+    size_t num_paths = 0, n = 0, cap = 0;
+    AM_TRY(am_card_paths(dir, &path, &num_paths));
+    for (size_t i = 0; i < num_paths; i++) AM_TRY(families_of(path[i], &list, &n, &cap));
+    *out = list;
+    *count = n;
+    list = NULL;
+done:
+    am_card_paths_free(&list, n);
+    am_card_paths_free(&path, num_paths);
+    return st;
+}
+
 am_status am_card_find(const char *dir, const char *model_type, am_card **out)
 {
     am_status st = AM_OK;
-    struct dirent **entry = NULL;
-    char *path = NULL;
-    am_str all = {0};
-    bool found = false;
-    char place[4096];
-    int n = 0;
-    if (!dir) {
-        AM_TRY(default_dir(place, sizeof place));
-        dir = place;
+    char **path = NULL, **families = NULL;
+    size_t num_paths = 0, n = 0, cap = 0, found = SIZE_MAX;
+    AM_TRY(am_card_paths(dir, &path, &num_paths));
+    for (size_t i = 0; i < num_paths && found == SIZE_MAX; i++) {
+        size_t first = n;
+        AM_TRY(families_of(path[i], &families, &n, &cap));
+        for (size_t k = first; k < n; k++)
+            if (strcmp(families[k], model_type) == 0) found = i;
     }
-    n = scandir(dir, &entry, is_card, by_name);
-    AM_CHECK(n >= 0, AM_ERR_CARD, "the folder of model cards, %s, cannot be read (AM_CARDS can name another)",
-             dir);
-    for (int i = 0; i < n && !found; i++) {
-        am_free(&path);
-        AM_TRY(am_path_join(dir, entry[i]->d_name, &path));
-        AM_TRY(families_of(path, model_type, &found, &all));
-    }
-    AM_CHECK(found, AM_ERR_CARD, "no card in %s describes model type \"%s\"; there are cards for %s", dir,
-             model_type, all.s ? all.s : "nothing");
-    AM_TRY(am_card_open(path, out));
+    const char *near = found == SIZE_MAX ? am_did_you_mean(model_type, (const char *const *)families, n) : NULL;
+    AM_CHECK(found != SIZE_MAX, AM_ERR_CARD,
+             "no card describes model type \"%s\"%s%s%s (%zu families have one). `automodel inspect MODEL --match` tries every card "
+             "on this model",
+             model_type, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "", n);
+    AM_TRY(am_card_open(path[found], out));
 done:
-    for (int i = 0; i < n; i++) free(entry[i]);
-    free(entry);
-    am_free(&path);
-    am_str_release(&all);
+    am_card_paths_free(&families, n);
+    am_card_paths_free(&path, num_paths);
     return st;
 }
 

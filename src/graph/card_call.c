@@ -58,7 +58,7 @@ am_status card_eval_call(card_elab *e, const card_ast *x, card_val *out)
     }
     AM_TRY(card_scalar_call(e, x, &known, out));
     if (known) goto done;
-    CARD_CHECK(e->frame || !card_is_operator(x->text) || strcmp(x->text, "slopes") == 0, x->pos,
+    CARD_CHECK(e->frame || !card_is_operator(x->text), x->pos,
                "`%s` works on tensors and cannot be used in a definition", x->text);
     AM_TRY(card_graph_call(e, x, out));
 done:
@@ -183,13 +183,10 @@ done:
  * ------------------------------------------------------------------------------------------ */
 
 /* Words of the language for which there is no operator row. */
-static const char *const without_row[] = {"layernorm", "softmax", "softplus", "log1p",     "clamp",
-                                          "where",     "cat",     "conv",     "ssd",       "gated_delta",
-                                          "topk",      "top",     "argtop",   "topmask",   "slopes",
-                                          "detach",    "f32",     "flatten",  "rope_table"};
+static const char *const without_row[] = {"rope_table"};
 enum { NUM_WITHOUT_ROW = sizeof without_row / sizeof *without_row };
 
-static const card_builder *const builder_lists[] = {card_tensor_builders, card_arith_builders};
+static const card_builder *const builder_lists[] = {card_light_builders, card_norm_builders, card_attention_builders, card_tensor_builders, card_arith_builders, card_moe_builders, card_scan_builders, card_delta_builders};
 
 static card_build_fn find_builder(const char *name)
 {
@@ -244,7 +241,7 @@ am_status card_graph_call(card_elab *e, const card_ast *x, card_val *out)
     am_status st = AM_OK;
     card_build_fn build = find_builder(x->text);
     if (build)
-        AM_TRY(build(e, x, out));
+        AM_TRY(card_build(e, x, build, out));
     else if (is_registered(e, x->text))
         AM_TRY(build_registered(e, x, out));
     else

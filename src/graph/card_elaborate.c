@@ -11,7 +11,6 @@ static am_status assign(card_elab *e, const card_stmt *s)
     card_val v;
     AM_TRY(card_eval(e, s->expr, &v));
     if (s->num_names == 1) {
-        CARD_CHECK(v.kind != CARD_V_TUPLE, s->pos, "`%s` is one name for %d values", s->name[0], v.num);
         AM_TRY(card_set(e->frame, s->name[0], &v));
         goto done;
     }
@@ -178,8 +177,7 @@ am_status card_elab_open(card_elab *e, am_card *c, const am_hf_model *model, con
                      .next_epoch = 1,
                      .layer = -1,
                      .spelling = -1};
-    AM_TRY(card_from_json(&e->arena, model->config, &e->config));
-    AM_CHECK(e->config.kind == CARD_V_MAP, AM_ERR_MODEL, "%s is not a JSON object", model->config_path);
+    AM_TRY(card_open_config(e));
     AM_TRY(card_alloc(&e->arena, (size_t)c->defs.num * sizeof *e->state, &e->state));
     AM_TRY(card_open_tensors(e));
 done:
@@ -207,6 +205,7 @@ static am_status elaborate(card_elab *e)
     AM_TRY(set_logits(e));
     e->frame = NULL;
     AM_TRY(card_check_leftover(e));
+    AM_TRY(card_check_views(e));
 done:
     return st;
 }

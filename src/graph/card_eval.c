@@ -174,7 +174,14 @@ static am_status eval_index(card_elab *e, const card_ast *x, card_val *out)
         *out = v;
         goto done;
     }
-    if (v.kind == CARD_V_VALUE) AM_TRY(card_refuse_op(x->pos, "[ ] on a tensor"));
+    if (v.kind == CARD_V_VALUE) {
+        AM_TRY(card_pick(e, x, (int)v.i, &ix, out));
+        goto done;
+    }
+    if (v.kind == CARD_V_TUPLE) {
+        AM_TRY(card_tuple_item(e, x, &v, &ix, out));
+        goto done;
+    }
     if (v.kind == CARD_V_MAP) {
         const char *key = ix.s;
         if (ix.kind == CARD_V_INT) AM_TRY(card_printf(&e->arena, &key, "%" PRId64, ix.i));
@@ -278,21 +285,29 @@ done:
  * ------------------------------------------------------------------ */
 
 typedef struct product {
-    int value; /* -1: none yet */
+    card_val value; /* a value or several; NONE: none yet */
     bool has_scalar;
     card_val scalar;
 } product;
 
+static bool is_graph(const card_val *v)
+{
+    return v->kind == CARD_V_VALUE || v->kind == CARD_V_TUPLE;
+}
+
 static am_status product_apply(card_elab *e, const card_ast *x, const card_val *b, product *p)
 {
     am_status st = AM_OK;
-    if (b->kind == CARD_V_VALUE) {
-        card_val a = card_value(p->value), r = *b;
-        if (p->value >= 0 || x->op == CARD_OP_DIV) {
-            if (p->value < 0) a = p->scalar;
+    if (is_graph(b)) {
+        card_val a = p->value, r = *b;
+        if (is_graph(&a) || x->op == CARD_OP_DIV) {
+            if (!is_graph(&a)) {
+                a = p->scalar;
+                p->has_scalar = false;
+            }
             AM_TRY(card_graph_binary(e, x, x->op, &a, b, &r));
         }
-        p->value = (int)r.i;
+        p->value = r;
         goto done;
     }
     card_val one = card_int(1), left = p->has_scalar ? p->scalar : one;
@@ -309,14 +324,12 @@ static am_status product_collect(card_elab *e, const card_ast *x, product *p)
     if (x->kind == CARD_A_BINARY && (x->op == CARD_OP_MUL || x->op == CARD_OP_DIV)) {
         AM_TRY(product_collect(e, x->kid[0], p));
         AM_TRY(card_eval(e, x->kid[1], &b));
-        CARD_CHECK(b.kind != CARD_V_TUPLE, x->pos, "`%s` of several values at once", card_op_text(x->op));
         AM_TRY(product_apply(e, x, &b, p));
         goto done;
     }
     AM_TRY(card_eval(e, x, &b));
-    CARD_CHECK(b.kind != CARD_V_TUPLE, x->pos, "a product of several values at once");
-    if (b.kind == CARD_V_VALUE) {
-        p->value = (int)b.i;
+    if (is_graph(&b)) {
+        p->value = b;
     } else {
         p->scalar = b;
         p->has_scalar = true;
@@ -328,19 +341,17 @@ done:
 static am_status eval_product(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
-    product p = {.value = -1};
+    product p = {.value = card_none(NULL)};
     double factor = 1;
     AM_TRY(product_collect(e, x, &p));
-    if (p.value < 0) {
+    if (!is_graph(&p.value)) {
         *out = p.scalar;
         goto done;
     }
-    *out = card_value(p.value);
+    *out = p.value;
     if (!p.has_scalar) goto done;
     AM_TRY(card_want_number(e, &p.scalar, x->pos, "the factor of a tensor", &factor));
-    int v = -1;
-    AM_TRY(card_graph_scale(e, x->pos, p.value, factor, &v));
-    *out = card_value(v);
+    AM_TRY(card_map_scale(e, x->pos, &p.value, factor, out));
 done:
     return st;
 }
@@ -355,9 +366,7 @@ static am_status eval_binary(card_elab *e, const card_ast *x, card_val *out)
     }
     AM_TRY(card_eval(e, x->kid[0], &a));
     AM_TRY(card_eval(e, x->kid[1], &b));
-    bool graph =
-        a.kind == CARD_V_VALUE || b.kind == CARD_V_VALUE || a.kind == CARD_V_TUPLE || b.kind == CARD_V_TUPLE;
-    if (graph)
+    if (is_graph(&a) || is_graph(&b))
         AM_TRY(card_graph_binary(e, x, x->op, &a, &b, out));
     else
         AM_TRY(card_scalar_op(e, x, &a, &b, out));
@@ -371,10 +380,8 @@ static am_status eval_negate(card_elab *e, const card_ast *x, card_val *out)
     card_val v;
     double r = 0;
     AM_TRY(card_eval(e, x->kid[0], &v));
-    if (v.kind == CARD_V_VALUE) {
-        int y = -1;
-        AM_TRY(card_graph_scale(e, x->pos, (int)v.i, -1, &y));
-        *out = card_value(y);
+    if (is_graph(&v)) {
+        AM_TRY(card_map_scale(e, x->pos, &v, -1, out));
         goto done;
     }
     AM_TRY(card_want_number(e, &v, x->pos, "what follows `-`", &r));
@@ -430,6 +437,11 @@ done:
 am_status card_eval(card_elab *e, const card_ast *x, card_val *out)
 {
     am_status st = AM_OK;
+    for (const card_given *g = e->given; g; g = g->outer)
+        if (g->operand == x) {
+            *out = *g->val;
+            return AM_OK;
+        }
     switch (x->kind) {
     case CARD_A_NUMBER:
         *out = x->integer ? card_int(x->i) : card_real(x->r);
@@ -476,7 +488,7 @@ am_status card_eval(card_elab *e, const card_ast *x, card_val *out)
         AM_TRY(card_eval_call(e, x, out));
         break;
     case CARD_A_SLOTS:
-        AM_TRY(card_refuse_op(x->pos, x->text[0] == 's' ? "sum[e]" : "each[e]"));
+        AM_TRY(card_eval_slots(e, x, out));
         break;
     case CARD_A_TUPLE:
         AM_TRY(eval_items(e, x, CARD_V_TUPLE, out));

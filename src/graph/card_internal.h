@@ -3,9 +3,12 @@
  *   card_lex    text → tokens with line:column            card_parse, card_expr   tokens → items, statements, expressions
  *   card        files, `like`, `use`, printing            card_check              what can be judged without a config.json
  *   card_value, card_scalar, card_eval  expressions       card_rope               rotary frequency tables
- *   card_layout the algebra of shapes and views           card_names              names, checkpoint tensors, parameters
- *   card_call   calls, registered operators               card_ops, card_arith    operators → graph nodes
- *   card_keys   which keys of config.json were named      card_elaborate          the model block, layer by layer */
+ *   card_layout the algebra of shapes and views           card_names              names, checkpoint tensors
+ *   card_params parameters, parts of fused tensors        card_tuple              operators over several values
+ *   card_call   calls, registered operators               card_ops, card_arith, card_attention  operators → graph nodes
+ *   card_keys   which keys of config.json were named      card_elaborate          the model block, layer by layer
+ *   card_moe    selection, sum[e], each[e]
+ *   card_norm   rmsnorm, layernorm                        card_light  functions of features, softmax, where, cat, f32 */
 #ifndef AM_CARD_INTERNAL_H
 #define AM_CARD_INTERNAL_H
 
@@ -136,6 +139,7 @@ struct card_lay {
     card_pos       pos;
     const char    *text; /* DIM: a name or a number */
     card_ast      *ref;  /* DIM: the name as a path; NULL for a number */
+    bool           repeat; /* SUM: part[1] as many times as part[0] says */
     int            num;
     card_lay     **part;
 };
@@ -240,9 +244,11 @@ typedef enum card_kind {
 } card_kind;
 
 typedef struct card_name {
-    const char *text; /* without ".weight" */
+    const char *text; /* without ".weight"; an axis over names stands in it as "{E}" */
     bool        transpose;
-    const char *stacked; /* the experts' dimension where the name or an index names one; NULL */
+    const char *stacked; /* the definition that is an axis over names, P.{E}.w, or the first axis of one tensor, W[E]; NULL */
+    bool        many;    /* … over names */
+    am_dim      axis;    /* … with its size and role */
 } card_name;
 
 typedef struct card_rope {
@@ -278,6 +284,16 @@ static inline card_val card_int(int64_t i) { return (card_val){.kind = CARD_V_IN
 static inline card_val card_real(double r) { return (card_val){.kind = CARD_V_REAL, .r = r}; }
 static inline card_val card_str(const char *s) { return (card_val){.kind = CARD_V_STR, .s = s}; }
 static inline card_val card_value(int v) { return (card_val){.kind = CARD_V_VALUE, .i = v}; }
+/* what an operator gives that has one output or several: `item` lives as long as the elaboration */
+static inline card_val card_values(const card_val *item, int num)
+{
+    return num == 1 ? item[0] : (card_val){.kind = CARD_V_TUPLE, .num = num, .item = item};
+}
+/* … or one for each part of a layout: [1] p is several values too */
+static inline card_val card_part_values(const card_lay *l, const card_val *item, int num)
+{
+    return l && l->repeat ? (card_val){.kind = CARD_V_TUPLE, .num = num, .item = item} : card_values(item, num);
+}
 static inline bool card_is_number(const card_val *v) { return v->kind == CARD_V_INT || v->kind == CARD_V_REAL; }
 static inline double card_number(const card_val *v) { return v->kind == CARD_V_INT ? (double)v->i : v->r; }
 
@@ -309,6 +325,15 @@ typedef struct card_def_state {
     card_val val;
 } card_def_state;
 
+typedef struct card_route card_route; /* card_moe.c */
+
+/* The value of an operand while its operator is built: it is not evaluated again (card_tuple). */
+typedef struct card_given {
+    const card_ast    *operand;
+    const card_val    *val;
+    struct card_given *outer;
+} card_given;
+
 typedef struct card_elab {
     am_card                *card;
     am_graph               *g;
@@ -329,8 +354,13 @@ typedef struct card_elab {
     card_tensor            *tensor; /* by name */
     size_t                  num_tensors;
     int                     spelling; /* chosen; -1 before */
+    int                     wrapper;  /* of a model with other parts, how names are changed: chosen; -1 before; CARD_NO_WRAPPER */
+    int                     tied;     /* a wrapper's tie_word_embeddings: 1, -1; 0: it says nothing */
+    card_route             *route;  /* of the sum[e] or each[e] around the expression at hand; NULL outside */
+    card_list               routes; /* of card_route */
     card_list               ropes;
     card_list               aliases; /* of card_alias */
+    card_given             *given;   /* operands whose value is known */
 } card_elab;
 
 /* `alias` is not in the checkpoint and stands for `name`, or both are there and equal (copy). */
@@ -378,14 +408,30 @@ am_status card_check_args(const card_ast *call, int least, int most, const char 
 
 /* operators: builders and what they share (card_ops) */
 typedef am_status (*card_build_fn)(card_elab *e, const card_ast *x, card_val *out);
+
+/* several values as one operand (card_tuple) */
+/** Build a call; where its operand is several values and the operator works on each by itself, once for each. */
+am_status card_build(card_elab *e, const card_ast *call, card_build_fn build, card_val *out) AM_WARN_UNUSED;
+/** a op b where at least one is several values: value by value; the other may be one value or a number. */
+am_status card_map_binary(card_elab *e, const card_ast *x, card_op op, const card_val *a, const card_val *b, card_val *out)
+    AM_WARN_UNUSED;
+/** A value or several times a number. */
+am_status card_map_scale(card_elab *e, card_pos pos, const card_val *v, double factor, card_val *out) AM_WARN_UNUSED;
+/** y[i] of several values; x is the indexing expression. */
+am_status card_tuple_item(card_elab *e, const card_ast *x, const card_val *tuple, const card_val *index, card_val *out)
+    AM_WARN_UNUSED;
 typedef struct card_builder {
     const char   *name;
     card_build_fn build;
 } card_builder;
-extern const card_builder card_tensor_builders[], card_arith_builders[]; /* end with name NULL */
+extern const card_builder card_light_builders[], card_norm_builders[];
+extern const card_builder card_delta_builders[];
+extern const card_builder card_attention_builders[], card_tensor_builders[], card_arith_builders[], card_scan_builders[], card_moe_builders[]; /* end with name NULL */
 /** Append a node; an error of the operator's own checks gets the card's position.  *out: its first output. */
 am_status card_emit(card_elab *e, card_pos pos, const char *op, const int *in, int num_in, const am_attrs *attrs, int *out)
     AM_WARN_UNUSED;
+/** Operand i as a floating tensor of any dims: of the tokens or not. */
+am_status card_features_operand(card_elab *e, const card_ast *x, int i, int *out) AM_WARN_UNUSED;
 /** Operand i as a floating tensor [tokens, features …]. */
 am_status card_tensor_operand(card_elab *e, const card_ast *x, int i, int *out) AM_WARN_UNUSED;
 am_status card_number_operand(card_elab *e, const card_ast *x, int i, const char *name, double *out) AM_WARN_UNUSED;
@@ -401,6 +447,18 @@ am_status card_view_as(card_elab *e, int value, const am_layout_part *p, int *ou
 am_status card_graph_call(card_elab *e, const card_ast *call, card_val *out) AM_WARN_UNUSED;
 am_status card_graph_binary(card_elab *e, const card_ast *x, card_op op, const card_val *a, const card_val *b, card_val *out)
     AM_WARN_UNUSED;
+/** value in another dtype, itself where it has it. */
+am_status card_cast(card_elab *e, card_pos pos, int value, am_dtype dtype, int *out) AM_WARN_UNUSED;
+/** Features as they are; `pos` as features of the precise dtype; other integers are refused. */
+am_status card_as_features(card_elab *e, card_pos pos, int value, int *out) AM_WARN_UNUSED;
+/** Operands (-1: none) in one dtype: the precise one where one of them has that. */
+am_status card_promote(card_elab *e, card_pos pos, int *in, int num) AM_WARN_UNUSED;
+/** The row `map` with these attributes, of features. */
+am_status card_map(card_elab *e, card_pos pos, int value, const am_attrs *attrs, int *out) AM_WARN_UNUSED;
+/** Several values side by side in the last dimension. */
+am_status card_cat(card_elab *e, card_pos pos, const card_val *values, int *out) AM_WARN_UNUSED;
+/** A function of numbers (sqrt, sum, low, …) called with tensors. */
+am_status card_value_function(card_elab *e, const card_ast *x, const card_val *arg, int num, card_val *out) AM_WARN_UNUSED;
 am_status card_graph_scale(card_elab *e, card_pos pos, int value, double factor, int *out) AM_WARN_UNUSED;
 am_status card_dims_text(const card_elab *e, int value, am_str *out) AM_WARN_UNUSED; /* "[N, H=9, d=64]" */
 /** Is there such a function: scalar, operator, word of the language without operator, row of the graph's table? */
@@ -410,6 +468,24 @@ am_status card_suggest_function(const card_elab *e, const char *name, const char
 bool card_is_operator(const char *name);
 /** "the language has `topk` but …" */
 am_status card_refuse_op(card_pos pos, const char *name) AM_WARN_UNUSED;
+
+/** A linear layer by W[H] needs a value whose dims begin with H (card_delta). */
+am_status card_want_blocks(card_elab *e, const card_ast *x, const card_name *w, const am_value *v) AM_WARN_UNUSED;
+
+/** slopes(H): ALiBi's, a list of numbers (card_attention). */
+am_status card_slopes(card_elab *e, const card_ast *call, const card_val *arg, card_val *out) AM_WARN_UNUSED;
+
+/* selection and experts (card_moe) */
+am_status card_eval_slots(card_elab *e, const card_ast *x, card_val *out) AM_WARN_UNUSED; /* sum[e](…), each[e](…) */
+/** value[index]: by integers that a selection gave. */
+am_status card_pick(card_elab *e, const card_ast *x, int value, const card_val *index, card_val *out) AM_WARN_UNUSED;
+/** The operand of a product with a tensor stacked over experts, [N, …]: sorted by expert, once; *value becomes [sorted, …]. */
+am_status card_sorted_operand(card_elab *e, card_pos pos, int *value) AM_WARN_UNUSED;
+/** The product of sorted rows in[0] with weights in[1] [E, out, in] and biases in[2] [E, out] (-1: none). */
+am_status card_emit_grouped(card_elab *e, card_pos pos, const int *in, int *out) AM_WARN_UNUSED;
+/** Inside of sum[e](…) and each[e](…): operands of which one is sorted and the other is not.  Sorts the other into in[], or gives
+ *  the product with a factor for each slot, which is then *out (*made). */
+am_status card_sorted_pair(card_elab *e, card_pos pos, card_op op, int *in, bool *made, int *out) AM_WARN_UNUSED;
 
 /* layouts */
 am_status card_layout_resolve(card_elab *e, const card_lay *l, const am_layout **out) AM_WARN_UNUSED;
@@ -423,9 +499,50 @@ am_status card_check_leftover(card_elab *e) AM_WARN_UNUSED;
 am_status card_resolve_tie(card_elab *e, const card_ast *alt, const card_name **out) AM_WARN_UNUSED;
 am_status card_find_aliases(card_elab *e) AM_WARN_UNUSED;
 bool      card_tensor_exists(card_elab *e, const char *name, card_pos pos);
-/** The compute value of parameter NAME+suffix with these axes, checked against the checkpoint. */
+
+/* One of the parameters that a tensor of the checkpoint is read as. */
+typedef struct card_part {
+    int            value; /* its compute value: [.., size, ..] in the graph, contiguous */
+    am_layout_part dims;  /* of the split axis: its size, and the dimensions of the features that are made of it */
+} card_part;
+
+/** The parameters of tensor NAME+suffix, whose `rank` axes have these layouts (in the graph's order: [out, in]; a ^T of the
+ *  name swaps the last two on disk), checked against the checkpoint: one for every part of axes[split], from the left; one in
+ *  all where that has no sum.  Each is a parameter of its own, contiguous, whose am_disk_view knows its part (`W#0`, `W#1` …).
+ *  A name with experts, P.experts.{E}.w (the suffix is added) or W[E] (the full name: no suffix is added), gives every parameter a
+ *  further first axis: [E, out, in], and [E, out] for a bias; rank, axes and split count without it.  An axis over heads,
+ *  P.norms.{H}, adds none: it is the first dimension of axes[0].
+ *  @param[out] parts  *num of them, alive as long as the elaboration */
+am_status card_weights(card_elab *e, const card_name *n, const char *suffix, card_pos pos, int rank, const am_layout *const *axes,
+                       int split, const card_part **parts, int *num) AM_WARN_UNUSED;
+/** The same for a tensor that is one parameter: no sum in any axis. */
 am_status card_param(card_elab *e, const card_name *n, const char *suffix, card_pos pos, int rank, const am_layout *const *axes,
                      int *value) AM_WARN_UNUSED;
+/** The features of several values one after the other, as the layout of one axis: (v, B, C) of conv((v, B, C), W). */
+am_status card_layout_of_values(card_elab *e, const card_val *values, int num, const am_layout **out) AM_WARN_UNUSED;
+/** Every tensor of the checkpoint is read in one way, and where it is split by all its parts. */
+am_status card_check_views(card_elab *e) AM_WARN_UNUSED;
+/* models with other parts than text (card_wrapper) */
+#define CARD_NO_WRAPPER (-2)
+/** e->config: of config.json, or of the text model that is nested in it where the card is for that one. */
+am_status card_open_config(card_elab *e) AM_WARN_UNUSED;
+/** A text model's tensor as the whole model names it.  The first that is found decides. */
+am_status card_wrapped_name(card_elab *e, const char *name, card_pos pos, const char **out) AM_WARN_UNUSED;
+/** The same for a pattern, once that is decided. */
+am_status card_wrapped_pattern(card_elab *e, const char *pattern, const char **out) AM_WARN_UNUSED;
+/** A tensor that belongs to no text model: carried unchanged. */
+bool      card_is_other_part(const card_elab *e, const char *tensor);
+/** The sentence about them; carried: by tensor. */
+am_status card_describe_carried(const card_elab *e, const bool *carried, am_str *out) AM_WARN_UNUSED;
+
+/* … and what card_names lends card_params */
+am_status card_disk_name(card_elab *e, const char *name, card_pos pos, const char **out) AM_WARN_UNUSED;
+card_tensor *card_find_tensor(const card_elab *e, const char *name);
+const char *card_file_of(const card_elab *e, const am_safetensors_tensor *t);
+/** The name a tied tensor is read under, and the one that is written along with it (NULL: none). */
+void      card_follow_alias(const card_elab *e, const char **name, const char **copy);
+/** Shape of a tensor [axes] against the file's; marks it as used.  Axes of size 1 count for nothing. */
+am_status card_check_on_disk(card_elab *e, const char *name, card_pos pos, int rank, const am_layout *const *axes) AM_WARN_UNUSED;
 
 /* rope, keys */
 am_status card_rope_table(card_elab *e, const card_ast *call, card_val *out) AM_WARN_UNUSED;

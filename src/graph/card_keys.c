@@ -23,6 +23,7 @@ static const struct {
     {"transformers.js_config", false},
     {"torch_dtype", false},
     {"dtype", false},
+    {"quantization_config", false}, /* src/hf/packed.c reads it, and refuses what cannot be read */
     {"use_cache", false},
     {"initializer_range", false},
     {"max_position_embeddings", false},
@@ -67,6 +68,12 @@ static const struct {
     {"attn_dropout", true},
     {"resid_dropout", true},
     {"embd_dropout", true},
+    {"embed_dropout", true},
+    {"dropout", true},
+    {"activation_dropout", true},
+    {"hidden_dropout_prob", true},
+    {"attention_probs_dropout_prob", true},
+    {"layerdrop", true},
     {"router_jitter_noise", true},
 };
 
@@ -174,41 +181,51 @@ static int judge_harmless(const char *key, const card_val *v)
     return 0;
 }
 
+static am_status refuse_noise(const card_elab *e, const char *key, const card_val *v)
+{
+    am_status st = AM_OK;
+    am_str value = {0};
+    AM_TRY(card_describe(v, &value));
+    AM_FAIL(AM_ERR_CARD,
+            "%s: %s = %s, but automodel trains without dropout and noise; to train without it all "
+            "the same, say so: "
+            "model.ignore_config_keys: [%s]",
+            e->model->config_path, key, value.s, key);
+done:
+    am_str_release(&value);
+    return st;
+}
+
+/* The keys that nothing reads: with their values, and by name. */
+static am_status list_unread(card_elab *e, const reach *r, const char *separator, am_str *list, am_str *names, int *count)
+{
+    am_status st = AM_OK;
+    for (int i = 0; i < e->config.num; i++) {
+        const char *key = e->config.key[i];
+        const card_val *v = &e->config.item[i];
+        if (card_has_string(&r->named, key) || card_ignores(e, key) || card_option_ignores(e, key)) continue;
+        int verdict = judge_harmless(key, v);
+        if (verdict < 0) AM_TRY(refuse_noise(e, key, v));
+        if (verdict > 0) continue;
+        AM_TRY(am_str_printf(list, "%s%s = ", *count ? separator : "", key));
+        AM_TRY(card_describe(v, list));
+        AM_TRY(am_str_printf(names, "%s%s", *count ? ", " : "", key));
+        (*count)++;
+    }
+done:
+    return st;
+}
+
 am_status card_check_keys(card_elab *e)
 {
     am_status st = AM_OK;
     reach r = {.e = e};
-    am_str list = {0}, names = {0};
+    am_str list = {0}, names = {0}, *wanted = e->options ? e->options->unread : NULL;
     int unread = 0;
     AM_TRY(reach_all(&r));
-    for (int i = 0; i < e->config.num; i++) {
-        const char *key = e->config.key[i];
-        const card_val *v = &e->config.item[i];
-        if (card_has_string(&r.named, key) || card_ignores(e, key) || card_option_ignores(e, key)) continue;
-        int verdict = judge_harmless(key, v);
-        am_str_release(&names);
-        if (verdict < 0) {
-            AM_TRY(card_describe(v, &names));
-            AM_FAIL(AM_ERR_CARD,
-                    "%s: %s = %s, but automodel trains without dropout and noise; to train without it all "
-                    "the same, say so: "
-                    "model.ignore_config_keys: [%s]",
-                    e->model->config_path, key, names.s, key);
-        }
-        if (verdict > 0) continue;
-        AM_TRY(am_str_printf(&list, "%s%s = ", unread++ ? ", " : "", key));
-        AM_TRY(card_describe(v, &list));
-    }
-    am_str_release(&names);
-    for (int i = 0; i < e->config.num && unread; i++) {
-        const char *key = e->config.key[i];
-        if (card_has_string(&r.named, key) || card_ignores(e, key) || card_option_ignores(e, key) ||
-            judge_harmless(key, &e->config.item[i]))
-            continue;
-        AM_TRY(am_str_printf(&names, "%s%s", names.len ? ", " : "", key));
-    }
+    AM_TRY(list_unread(e, &r, wanted ? "\n" : ", ", wanted ? wanted : &list, &names, &unread));
     AM_CHECK(
-        unread == 0, AM_ERR_CARD,
+        unread == 0 || wanted, AM_ERR_CARD,
         "%s: %s read by nothing in %s: %s. Another card may fit; what changes no number can pass by name: "
         "model.ignore_config_keys: [%s]",
         e->model->config_path, unread == 1 ? "this key is" : "these keys are", e->card->path, list.s,

@@ -37,6 +37,25 @@ done:
     return st;
 }
 
+/* [L] p: the same tree L times */
+static am_status resolve_repeat(card_elab *e, const card_lay *l, am_layout *out)
+{
+    am_status st = AM_OK;
+    am_dim count;
+    const am_layout **part = NULL, *each = NULL;
+    AM_TRY(resolve_dim(e, l->part[0], &count));
+    CARD_CHECK(count.global <= 10000, l->pos, "%" PRId64 " parts of one tensor", count.global);
+    AM_TRY(card_layout_resolve(e, l->part[1], &each));
+    AM_TRY(am_graph_alloc(e->g, (size_t)count.global * sizeof *part, &part));
+    for (int64_t i = 0; i < count.global; i++) part[i] = each;
+    out->num_parts = (int)count.global;
+    out->part = part;
+    CARD_CHECK(am_mul_i64(each->size, count.global, &out->size), l->pos,
+               "this layout has more elements than 64 bits can count");
+done:
+    return st;
+}
+
 static am_status resolve_parts(card_elab *e, const card_lay *l, am_layout *out)
 {
     am_status st = AM_OK;
@@ -68,6 +87,8 @@ am_status card_layout_resolve(card_elab *e, const card_lay *l, const am_layout *
     if (l->kind == AM_LAYOUT_DIM) {
         AM_TRY(resolve_dim(e, l, &r->dim));
         r->size = r->dim.global;
+    } else if (l->repeat) {
+        AM_TRY(resolve_repeat(e, l, r));
     } else {
         AM_TRY(resolve_parts(e, l, r));
     }

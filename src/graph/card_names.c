@@ -1,7 +1,7 @@
 /* card_names: tensor names, and the checkpoint's side of parameters.
  * A name is a prefix as the card writes it; the operator adds ".weight" or ".bias".  `spelling` exchanges the
  * card's prefix for the file's; a tie lets one tensor stand for two names.  Every tensor of the model is used
- * exactly, or ignored. */
+ * exactly (card_params), or ignored. */
 #include "graph/card_internal.h"
 
 #include <stdlib.h>
@@ -12,13 +12,32 @@ enum { COMPARE_BYTES = 1 << 20, SHOWN = 5 };
 /* ---- names
  * ------------------------------------------------------------------------------------------------------ */
 
-static am_status append_brace(card_elab *e, const card_ast *x, am_str *text, const char **stacked)
+/* The definition becomes an axis of the parameter: over names, or the first one of a tensor. */
+static am_status set_axis(card_elab *e, const card_def *d, card_pos pos, card_name *n)
+{
+    am_status st = AM_OK;
+    card_val v;
+    CARD_CHECK(!n->stacked, pos, "this name has two axes over names: `%s` and `%s`", n->stacked, d->name);
+    AM_TRY(card_eval_def(e, d, &v));
+    AM_TRY(card_dim_of(e, &v, d->name, pos, &n->axis));
+    n->stacked = d->name;
+done:
+    return st;
+}
+
+static bool is_axis(const card_def *d)
+{
+    return d && (d->role == AM_ROLE_EXPERTS || d->role == AM_ROLE_HEADS || d->role == AM_ROLE_KV_HEADS);
+}
+
+static am_status append_brace(card_elab *e, const card_ast *x, am_str *text, card_name *name)
 {
     am_status st = AM_OK;
     card_val v;
     const card_def *d = x->kind == CARD_A_PATH && !x->relative ? card_find_def(e->card, x->text) : NULL;
-    if (d && d->role == AM_ROLE_EXPERTS) { /* an axis over names */
-        *stacked = d->name;
+    if (is_axis(d)) { /* an axis over names */
+        AM_TRY(set_axis(e, d, x->pos, name));
+        name->many = true;
         AM_TRY(am_str_printf(text, "{%s}", d->name));
         goto done;
     }
@@ -59,7 +78,7 @@ static am_status path_name(card_elab *e, const card_ast *x, card_name *out)
         if (x->seg[i].text)
             AM_TRY(am_str_printf(&text, "%s", x->seg[i].text));
         else
-            AM_TRY(append_brace(e, x->seg[i].expr, &text, &out->stacked));
+            AM_TRY(append_brace(e, x->seg[i].expr, &text, out));
     }
     AM_TRY(card_strndup(&e->arena, text.s ? text.s : "", text.len, &out->text));
 done:
@@ -67,15 +86,15 @@ done:
     return st;
 }
 
-/* W[E]: the first axis of one tensor is the experts */
+/* W[E], W[H]: the first axis of one tensor is the experts, or the blocks of a block-diagonal product */
 static am_status index_name(card_elab *e, const card_ast *x, card_name *n)
 {
     am_status st = AM_OK;
     const card_ast *ix = x->kid[1];
     const card_def *d = ix->kind == CARD_A_PATH && !ix->relative ? card_find_def(e->card, ix->text) : NULL;
-    CARD_CHECK(d && d->role == AM_ROLE_EXPERTS, ix->pos,
-               "in brackets after a tensor's name stands the definition with the role experts");
-    n->stacked = d->name;
+    CARD_CHECK(is_axis(d), ix->pos,
+               "in brackets after a tensor's name stands a definition with the role experts, heads or kv_heads");
+    AM_TRY(set_axis(e, d, ix->pos, n));
 done:
     return st;
 }
@@ -135,7 +154,7 @@ done:
     return st;
 }
 
-static card_tensor *find_tensor(const card_elab *e, const char *name)
+card_tensor *card_find_tensor(const card_elab *e, const char *name)
 {
     size_t low = 0, high = e->num_tensors;
     while (low < high) {
@@ -150,7 +169,7 @@ static card_tensor *find_tensor(const card_elab *e, const char *name)
     return NULL;
 }
 
-static const char *file_of(const card_elab *e, const am_safetensors_tensor *t)
+const char *card_file_of(const card_elab *e, const am_safetensors_tensor *t)
 {
     if (e->model->files && (size_t)t->file < e->model->num_files)
         return am_safetensors_path(e->model->files[t->file]);
@@ -172,7 +191,7 @@ static am_status spell(card_elab *e, const char *name, int i, const char **out)
 }
 
 /* The file's spelling of a name.  The first tensor that has the prefix decides for all. */
-static am_status disk_name(card_elab *e, const char *name, card_pos pos, const char **out)
+am_status card_disk_name(card_elab *e, const char *name, card_pos pos, const char **out)
 {
     am_status st = AM_OK;
     int fits = -1;
@@ -181,13 +200,15 @@ static am_status disk_name(card_elab *e, const char *name, card_pos pos, const c
     for (int i = 0; e->spelling < 0 && prefixed && e->num_tensors && i < e->card->spelling.num; i++) {
         const char *s = NULL;
         AM_TRY(spell(e, name, i, &s));
-        if (!find_tensor(e, s)) continue;
+        AM_TRY(card_wrapped_name(e, s, pos, &s));
+        if (!card_find_tensor(e, s)) continue;
         CARD_CHECK(fits < 0, pos, "the model has tensors in two spellings: \"%s…\" and \"%s…\"",
                    spelling_text(e, fits < 0 ? 0 : fits), spelling_text(e, i));
         fits = i;
     }
     if (fits >= 0) e->spelling = fits;
     AM_TRY(spell(e, name, e->spelling, out));
+    AM_TRY(card_wrapped_name(e, *out, pos, out));
 done:
     return st;
 }
@@ -195,8 +216,8 @@ done:
 bool card_tensor_exists(card_elab *e, const char *name, card_pos pos)
 {
     const char *disk = NULL;
-    if (disk_name(e, name, pos, &disk) != AM_OK) return false;
-    return find_tensor(e, disk) != NULL;
+    if (card_disk_name(e, name, pos, &disk) != AM_OK) return false;
+    return card_find_tensor(e, disk) != NULL;
 }
 
 /* ---- ties
@@ -206,6 +227,7 @@ bool card_tensor_exists(card_elab *e, const char *name, card_pos pos)
 static bool tie_flag(const card_elab *e)
 {
     const card_val *v = card_map_get(&e->config, "tie_word_embeddings");
+    if (e->tied) return e->tied > 0;
     /* transformers leaves the key out where it has the common default, true */
     return !v || v->kind == CARD_V_NONE || (v->kind == CARD_V_BOOL && v->i);
 }
@@ -255,12 +277,12 @@ static am_status find_alias(void *self, const card_ast *x)
     const card_tensor *t[2] = {NULL, NULL};
     bool same = false;
     if (!alt || !e->num_tensors) goto done;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 1; i >= 0; i--) { /* the table first: it is there, and shows how names are spelled */
         const card_ast *k = alt->kid[i];
         if (k->kind != CARD_A_PATH || k->relative || strchr(k->text, '{')) goto done;
         AM_TRY(card_printf(&e->arena, &full, "%s.weight", k->text));
-        AM_TRY(disk_name(e, full, k->pos, &name[i]));
-        t[i] = find_tensor(e, name[i]);
+        AM_TRY(card_disk_name(e, full, k->pos, &name[i]));
+        t[i] = card_find_tensor(e, name[i]);
     }
     if (!tie_flag(e) || (!t[0] && !t[1])) goto done;
     if (!t[0])
@@ -286,6 +308,16 @@ done:
     return st;
 }
 
+void card_follow_alias(const card_elab *e, const char **name, const char **copy)
+{
+    *copy = NULL;
+    for (int i = 0; i < e->aliases.num; i++) {
+        const card_alias *a = e->aliases.at[i];
+        if (strcmp(a->alias, *name) == 0) *name = a->name;
+        if (a->copy && strcmp(a->name, *name) == 0) *copy = a->alias;
+    }
+}
+
 /* a | b where a name is wanted: a, or b where it is tied to or the only one there. */
 am_status card_resolve_tie(card_elab *e, const card_ast *alt, const card_name **out)
 {
@@ -299,123 +331,13 @@ am_status card_resolve_tie(card_elab *e, const card_ast *alt, const card_name **
         goto done;
     }
     AM_TRY(card_printf(&e->arena, &full, "%s.weight", n[0]->text));
-    AM_TRY(disk_name(e, full, alt->pos, &full));
+    AM_TRY(card_disk_name(e, full, alt->pos, &full));
     for (int i = 0; i < e->aliases.num; i++)
         if (strcmp(((card_alias *)e->aliases.at[i])->alias, full) == 0) *out = n[1];
-    CARD_CHECK(*out == n[1] || find_tensor(e, full), alt->pos,
+    CARD_CHECK(*out == n[1] || card_find_tensor(e, full), alt->pos,
                "the model has no tensor `%s`, though tie_word_embeddings is false in %s: the file is "
                "incomplete, or the key should be true",
                full, e->model->config_path);
-done:
-    return st;
-}
-
-/* ---- parameters
- * ---------------------------------------------------------------------------------------------------------
- */
-
-static am_status shape_text(int rank, const am_layout *const *axes, bool transpose, bool names, am_str *out)
-{
-    am_status st = AM_OK;
-    AM_TRY(am_str_printf(out, "["));
-    for (int i = 0; i < rank; i++) {
-        const am_layout *l = axes[transpose ? rank - 1 - i : i];
-        if (i) AM_TRY(am_str_printf(out, ", "));
-        if (names)
-            AM_TRY(am_layout_print(l, out));
-        else
-            AM_TRY(am_str_printf(out, "%" PRId64, l->size));
-    }
-    AM_TRY(am_str_printf(out, "]"));
-done:
-    return st;
-}
-
-static am_status nearest_tensor(card_elab *e, const char *name, const char **out)
-{
-    am_status st = AM_OK;
-    card_list names = {0};
-    for (size_t i = 0; i < e->num_tensors; i++)
-        if (!e->tensor[i].used_by) AM_TRY(card_push(&e->arena, &names, (void *)e->tensor[i].t->name));
-    *out = am_did_you_mean(name, (const char *const *)names.at, (size_t)names.num);
-done:
-    return st;
-}
-
-static am_status check_on_disk(card_elab *e, const char *name, card_pos pos, int rank,
-                               const am_layout *const *axes, bool transpose)
-{
-    am_status st = AM_OK;
-    card_tensor *t = find_tensor(e, name);
-    am_str want = {0}, file = {0};
-    bool same = t && t->t->rank == rank;
-    if (!e->num_tensors) goto done;
-    AM_TRY(shape_text(rank, axes, transpose, false, &want));
-    AM_TRY(am_str_printf(&want, " = "));
-    AM_TRY(shape_text(rank, axes, transpose, true, &want));
-    if (!t) {
-        const char *near = NULL;
-        AM_TRY(nearest_tensor(e, name, &near));
-        CARD_FAIL(
-            pos,
-            "the model in %s has no tensor `%s` (expected shape %s)%s%s%s: does this card fit the model?",
-            e->model->dir ? e->model->dir : "?", name, want.s, near ? "; nearest: `" : "", near ? near : "",
-            near ? "`" : "");
-    }
-    for (int i = 0; same && i < rank; i++) same = t->t->shape[i] == axes[transpose ? rank - 1 - i : i]->size;
-    for (int i = 0; i < t->t->rank; i++)
-        AM_TRY(am_str_printf(&file, "%s%" PRId64, i ? ", " : "", t->t->shape[i]));
-    CARD_CHECK(same, pos, "tensor `%s` in %s has the shape [%s], the card says %s", name, file_of(e, t->t),
-               file.s ? file.s : "", want.s);
-    if (!t->used_by) AM_TRY(card_printf(&e->arena, &t->used_by, "%s:%d:%d", pos.file, pos.line, pos.column));
-done:
-    am_str_release(&want);
-    am_str_release(&file);
-    return st;
-}
-
-/* Follow ties; a second tensor of the same contents becomes the parameter's copy. */
-static am_status follow_alias(card_elab *e, card_pos pos, am_param *p)
-{
-    am_status st = AM_OK;
-    for (int i = 0; i < e->aliases.num; i++) {
-        const card_alias *a = e->aliases.at[i];
-        if (strcmp(a->alias, p->name) == 0) p->name = a->name;
-        if (!a->copy || strcmp(a->name, p->name) != 0) continue;
-        AM_TRY(am_graph_strdup(e->g, a->alias, &p->disk.copy));
-        AM_TRY(check_on_disk(e, a->alias, pos, p->rank, p->layout, false));
-    }
-done:
-    return st;
-}
-
-am_status card_param(card_elab *e, const card_name *n, const char *suffix, card_pos pos, int rank,
-                     const am_layout *const *axes, int *value)
-{
-    am_status st = AM_OK;
-    am_param p = {.rank = rank, .layer = e->layer, .trainable = true};
-    const char *full = NULL, **tensor = NULL;
-    int param = -1;
-    if (n->stacked) AM_TRY(card_refuse_op(pos, "tensors stacked over experts"));
-    CARD_CHECK(n->text[0], pos, "the name of this tensor is empty");
-    AM_TRY(card_printf(&e->arena, &full, "%s%s", n->text, suffix));
-    AM_TRY(disk_name(e, full, pos, &p.name));
-    for (int i = 0; i < rank; i++) {
-        p.dim[i] = axes[i]->size;
-        p.layout[i] = axes[i];
-    }
-    AM_TRY(follow_alias(e, pos, &p));
-    p.disk.transpose = n->transpose && rank == 2;
-    AM_TRY(check_on_disk(e, p.name, pos, rank, axes, p.disk.transpose));
-    AM_TRY(am_graph_strdup(e->g, p.name, &p.name));
-    AM_TRY(am_graph_alloc(e->g, sizeof *tensor, &tensor));
-    tensor[0] = p.name;
-    p.disk.num_tensors = 1;
-    p.disk.tensor = tensor;
-    st = am_graph_param(e->g, &p, &param, value);
-    if (st != AM_OK) CARD_FAIL(pos, "%s", am_error_message());
-    CARD_CHECK(am_graph_param_at(e->g, param)->disk.transpose == p.disk.transpose, pos,
-               "`%s` is used once as it is stored and once transposed (^T)", p.name);
 done:
     return st;
 }
@@ -467,14 +389,17 @@ static am_status ignore_pattern(card_elab *e, const card_word *w, bool *ignored)
     am_status st = AM_OK;
     card_list patterns = {0};
     AM_TRY(expand(e, w->text, w->pos, &patterns));
-    for (int k = 0; k < patterns.num; k++)
+    for (int k = 0; k < patterns.num; k++) {
+        const char *pattern = NULL;
+        AM_TRY(card_wrapped_pattern(e, patterns.at[k], &pattern));
         for (size_t i = 0; i < e->num_tensors; i++) {
-            if (!am_glob_match(patterns.at[k], e->tensor[i].t->name)) continue;
+            if (!am_glob_match(pattern, e->tensor[i].t->name)) continue;
             CARD_CHECK(!e->tensor[i].used_by, w->pos,
                        "`ignore %s` matches the tensor `%s`, which the card uses (%s)", w->text,
                        e->tensor[i].t->name, e->tensor[i].used_by);
             ignored[i] = true;
         }
+    }
 done:
     return st;
 }
@@ -482,19 +407,22 @@ done:
 am_status card_check_leftover(card_elab *e)
 {
     am_status st = AM_OK;
-    bool *ignored = NULL;
+    bool *ignored = NULL, *carried = NULL;
     am_str list = {0};
     int left = 0;
     AM_TRY(card_alloc(&e->arena, e->num_tensors + 1, &ignored));
+    AM_TRY(card_alloc(&e->arena, e->num_tensors + 1, &carried));
     for (int i = 0; i < e->card->ignore_tensors.num; i++)
         AM_TRY(ignore_pattern(e, e->card->ignore_tensors.at[i], ignored));
     for (size_t i = 0; i < e->num_tensors; i++) {
         const am_safetensors_tensor *t = e->tensor[i].t;
-        if (ignored[i] || e->tensor[i].used_by || left++ >= SHOWN) continue;
+        if (ignored[i] || e->tensor[i].used_by) continue;
+        carried[i] = card_is_other_part(e, t->name);
+        if (carried[i] || left++ >= SHOWN) continue;
         AM_TRY(am_str_printf(&list, "%s`%s` [", list.len ? ", " : "", t->name));
         for (int k = 0; k < t->rank; k++)
             AM_TRY(am_str_printf(&list, "%s%" PRId64, k ? ", " : "", t->shape[k]));
-        AM_TRY(am_str_printf(&list, "] in %s", file_of(e, t)));
+        AM_TRY(am_str_printf(&list, "] in %s", card_file_of(e, t)));
     }
     AM_CHECK(left == 0, AM_ERR_CARD,
              "%s: %d tensor%s of the model %s named by nothing in this card: %s%s. Another card may fit; a "
@@ -502,6 +430,7 @@ am_status card_check_leftover(card_elab *e)
              "need can be named in a line `ignore PATTERN` of the card",
              e->card->path, left, left == 1 ? "" : "s", left == 1 ? "is" : "are", list.s,
              left > SHOWN ? ", …" : "");
+    if (e->options && e->options->carried) AM_TRY(card_describe_carried(e, carried, e->options->carried));
 done:
     am_str_release(&list);
     return st;

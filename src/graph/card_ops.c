@@ -1,4 +1,4 @@
-/* card_ops: operators with weights, norms, positions and attention: operand checks in the card's words,
+/* card_ops: operators with weights, norms and positions: operand checks in the card's words,
  * attributes, am_graph_apply.  Above them what all builders share. */
 #include "graph/card_internal.h"
 
@@ -57,7 +57,7 @@ am_status card_tensor_operand(card_elab *e, const card_ast *x, int i, int *out)
     am_str dims = {0};
     AM_TRY(card_eval(e, a->value, &v));
     if (v.kind == CARD_V_NONE) AM_TRY(card_fail_none(e, &v, a->pos, x->text));
-    if (v.kind == CARD_V_TUPLE) AM_TRY(card_refuse_op(a->pos, "an operator on several values at once"));
+    CARD_CHECK(v.kind != CARD_V_TUPLE, a->pos, "operand %d of `%s` is %d values; it takes one", i + 1, x->text, v.num);
     CARD_CHECK(v.kind == CARD_V_VALUE, a->pos, "operand %d of `%s` must be a tensor, not %s", i + 1, x->text,
                card_kind_text(v.kind));
     *out = (int)v.i;
@@ -65,7 +65,7 @@ am_status card_tensor_operand(card_elab *e, const card_ast *x, int i, int *out)
     AM_TRY(card_dims_text(e, *out, &dims));
     CARD_CHECK(am_dtype_is_float(t->dtype), a->pos, "operand %d of `%s` holds integers (%s), not features",
                i + 1, x->text, t->name);
-    CARD_CHECK(t->rank >= 2 && t->dim[0].role == AM_ROLE_TOKENS, a->pos,
+    CARD_CHECK(t->rank >= 1 && t->dim[0].role == AM_ROLE_TOKENS, a->pos,
                "operand %d of `%s` must be [tokens, features …], not %s", i + 1, x->text, dims.s);
 done:
     am_str_release(&dims);
@@ -145,11 +145,9 @@ done:
 am_status card_single_part(const card_ast *x, card_pos pos, const am_layout *l, am_layout_part *p)
 {
     am_status st = AM_OK;
-    char what[96];
     int parts = am_layout_num_parts(l);
-    snprintf(what, sizeof what, "splitting one tensor into the %d values of a sum layout (%s)", parts,
-             x->text);
-    if (parts != 1) AM_TRY(card_refuse_op(pos, what));
+    CARD_CHECK(parts == 1, pos, "`%s` gives one value; this layout has %d parts (linear, embed and param give several)",
+               x->text, parts);
     AM_TRY(am_layout_part_at(l, 0, p));
     CARD_CHECK(p->num_dims < AM_MAX_RANK, pos, "%d dimensions beside the tokens; %d are the most",
                p->num_dims, AM_MAX_RANK - 1);
@@ -217,87 +215,127 @@ done:
     return st;
 }
 
-/* linear(x, W : H d, bias = …) */
+/* The suffix of a weight: a stacked tensor is given by its full name. */
+static const char *weight_suffix(const card_name *n)
+{
+    return n->stacked && !n->many ? "" : ".weight";
+}
+
+/* linear(x, W : H d, bias = …); linear(x, W : H d + K d + K d) gives three values */
 static am_status build_linear(card_elab *e, const card_ast *x, card_val *out)
 {
     static const char *const options[] = {"bias", NULL};
     am_status st = AM_OK;
-    int in[3] = {-1, -1, -1}, y = -1;
-    const card_name *w = NULL, *b = NULL;
+    int in[3] = {-1, -1, -1}, y = -1, num = 0, same = 0;
+    const card_name *w = NULL, *b = NULL, *own = NULL;
     const char *suffix = NULL;
     const am_layout *axes[2];
-    am_layout_part part;
+    const card_part *weight = NULL, *bias = NULL;
+    card_val *item = NULL;
     AM_TRY(card_check_args(x, 2, 2, options));
     AM_TRY(card_tensor_operand(e, x, 0, &in[0]));
     const card_arg *arg = card_positional(x, 1);
     AM_TRY(card_eval_name(e, arg->value, &w));
     AM_TRY(card_want_layout(e, x, 1, &axes[0]));
-    AM_TRY(card_single_part(x, arg->pos, axes[0], &part));
+    bool experts = w->stacked && w->axis.role == AM_ROLE_EXPERTS;
+    if (experts) AM_TRY(card_sorted_operand(e, arg->pos, &in[0]));
     const am_value *v = am_graph_value_at(e->g, in[0]);
-    AM_TRY(card_layout_of_dims(e, v->dim + 1, v->rank - 1, &axes[1]));
-    AM_TRY(card_param(e, w, w->stacked ? "" : ".weight", arg->pos, 2, axes, &in[1]));
-    AM_TRY(bias_name(e, x, w, &b, &suffix));
-    if (b)
-        AM_TRY(card_param(e, &(card_name){.text = b->text, .stacked = b->stacked}, suffix, arg->pos, 1, axes,
-                          &in[2]));
-    AM_TRY(card_emit(e, x->pos, "linear", in, b ? 3 : 2, NULL, &y));
-    AM_TRY(card_view_as(e, y, &part, &y));
-    *out = card_value(y);
+    const bool blocks = w->stacked && !experts; /* W[H] of a value [N, H, …]: a matrix for each */
+    if (blocks) AM_TRY(card_want_blocks(e, x, w, v));
+    AM_TRY(card_layout_of_dims(e, v->dim + 1 + blocks, v->rank - 1 - blocks, &axes[1]));
+    AM_TRY(card_weights(e, w, weight_suffix(w), arg->pos, 2, axes, 0, &weight, &num));
+    own = w; /* of a tied head the bias keeps the head's name */
+    if (arg->value->kind == CARD_A_ALT) AM_TRY(card_eval_name(e, arg->value->kid[0], &own));
+    AM_TRY(bias_name(e, x, own, &b, &suffix));
+    card_name plain = b ? *b : (card_name){0};
+    plain.transpose = false;
+    if (b) AM_TRY(card_weights(e, &plain, suffix, arg->pos, 1, axes, 0, &bias, &same));
+    AM_TRY(card_alloc(&e->arena, (size_t)num * sizeof *item, &item));
+    for (int k = 0; k < num; k++) {
+        in[1] = weight[k].value;
+        if (b) in[2] = bias[k].value;
+        for (int i = 1; i < 2 + (b != NULL) && !experts; i++) /* it computes in its input's type */
+            AM_TRY(card_cast(e, arg->pos, in[i], am_graph_value_at(e->g, in[0])->dtype, &in[i]));
+        AM_TRY(experts ? card_emit_grouped(e, x->pos, in, &y)
+                       : card_emit(e, x->pos, blocks ? "block_linear" : "linear", in, b ? 3 : 2, NULL, &y));
+        if (!blocks) AM_TRY(card_view_as(e, y, &weight[k].dims, &y));
+        item[k] = card_value(y);
+    }
+    *out = card_part_values(arg->layout, item, num);
 done:
     return st;
 }
 
-/* embed(ids, W : D) has V rows; embed(pos, W : D, n) has n */
+static am_status embed_rows(card_elab *e, const card_ast *x, const am_layout **axis)
+{
+    am_status st = AM_OK;
+    const card_arg *third = card_positional(x, 2);
+    const card_def *d = card_find_def(e->card, "V");
+    card_val v;
+    am_dim rows;
+    CARD_CHECK(third || d, x->pos,
+               "embed needs the number of rows: a definition `vocab V = vocab_size`, or a third operand");
+    if (third)
+        AM_TRY(card_eval(e, third->value, &v));
+    else
+        AM_TRY(card_eval_def(e, d, &v));
+    AM_TRY(card_dim_of(e, &v, third && third->value->kind == CARD_A_PATH ? third->value->text : "rows",
+                       third ? third->pos : x->pos, &rows));
+    AM_TRY(card_layout_of_dims(e, &rows, 1, axis));
+done:
+    return st;
+}
+
+/* embed(ids, W : D) has V rows; embed(pos, W : D, n) has n; embed(ids, W : [L] p) gives L values; offset: row ids + offset */
 static am_status build_embed(card_elab *e, const card_ast *x, card_val *out)
 {
-    static const char *const options[] = {NULL};
+    static const char *const options[] = {"offset", NULL};
     am_status st = AM_OK;
-    int in[2], y = -1;
+    int in[2], y = -1, num = 0;
+    am_attrs attrs = {0};
+    double offset = 0;
     const card_name *w = NULL;
     const am_layout *axes[2];
-    am_layout_part part;
-    am_dim rows;
-    card_val v;
+    const card_part *table = NULL;
+    card_val v, *item = NULL;
     AM_TRY(card_check_args(x, 2, 3, options));
     AM_TRY(card_eval(e, card_positional(x, 0)->value, &v));
     CARD_CHECK(v.kind == CARD_V_VALUE && am_graph_value_at(e->g, (int)v.i)->dtype == AM_I32,
                card_positional(x, 0)->pos, "embed looks up integers: ids or pos, not %s",
                v.kind == CARD_V_VALUE ? "features" : card_kind_text(v.kind));
     in[0] = (int)v.i;
-    const card_arg *arg = card_positional(x, 1), *third = card_positional(x, 2);
+    const card_arg *arg = card_positional(x, 1);
     AM_TRY(card_eval_name(e, arg->value, &w));
-    CARD_CHECK(!w->transpose, arg->pos, "a table of embeddings cannot be transposed");
-    const card_def *d = card_find_def(e->card, "V");
-    if (third)
-        AM_TRY(card_eval(e, third->value, &v));
-    else if (d)
-        AM_TRY(card_eval_def(e, d, &v));
-    else
-        CARD_FAIL(x->pos,
-                  "embed needs the number of rows: a definition `vocab V = vocab_size`, or a third operand");
-    AM_TRY(card_dim_of(e, &v, third && third->value->kind == CARD_A_PATH ? third->value->text : "rows",
-                       third ? third->pos : x->pos, &rows));
-    AM_TRY(card_layout_of_dims(e, &rows, 1, &axes[0]));
+    CARD_CHECK(!w->transpose && !w->stacked, arg->pos, "a table of embeddings cannot be transposed or of experts");
+    AM_TRY(embed_rows(e, x, &axes[0]));
+    AM_TRY(card_number_option(e, x, "offset", 0, &offset));
+    attrs.offset = (int64_t)offset;
     AM_TRY(card_want_layout(e, x, 1, &axes[1]));
-    AM_TRY(card_single_part(x, arg->pos, axes[1], &part));
-    AM_TRY(card_param(e, w, ".weight", arg->pos, 2, axes, &in[1]));
-    AM_TRY(card_emit(e, x->pos, "embed", in, 2, NULL, &y));
-    AM_TRY(card_view_as(e, y, &part, &y));
-    *out = card_value(y);
+    AM_TRY(card_weights(e, w, ".weight", arg->pos, 2, axes, 1, &table, &num));
+    AM_TRY(card_alloc(&e->arena, (size_t)num * sizeof *item, &item));
+    for (int k = 0; k < num; k++) {
+        in[1] = table[k].value;
+        AM_TRY(card_emit(e, x->pos, "embed", in, 2, &attrs, &y));
+        AM_TRY(card_view_as(e, y, &table[k].dims, &y));
+        item[k] = card_value(y);
+    }
+    *out = card_part_values(arg->layout, item, num);
 done:
     return st;
 }
 
-/* param(W : H d): a tensor as an operand of its own */
+/* param(W : H d): a tensor as an operand of its own; with a sum, several.  W[E] and P.{E}.w: [E, H d]. */
 static am_status build_param(card_elab *e, const card_ast *x, card_val *out)
 {
-    static const char *const options[] = {NULL};
+    static const char *const options[] = {"buffer", NULL};
     am_status st = AM_OK;
     const card_name *w = NULL;
     const am_layout *axis = NULL;
+    const card_part *part = NULL;
     am_dim one = am_dim_number(1);
-    am_layout_part part;
-    int y = -1;
+    int num = 0;
+    bool buffer = false;
+    card_val *item = NULL;
     AM_TRY(card_check_args(x, 1, 1, options));
     const card_arg *arg = card_positional(x, 0);
     AM_TRY(card_eval_name(e, arg->value, &w));
@@ -305,196 +343,61 @@ static am_status build_param(card_elab *e, const card_ast *x, card_val *out)
         AM_TRY(card_layout_resolve(e, arg->layout, &axis));
     else
         AM_TRY(card_layout_of_dims(e, &one, 1, &axis));
-    AM_TRY(card_single_part(x, arg->pos, axis, &part));
-    AM_TRY(card_param(e, w, "", arg->pos, 1, &axis, &y));
-    if (part.num_dims > 1) AM_TRY(am_graph_reshape(e->g, y, part.num_dims, part.dim, &y));
-    *out = card_value(y);
-done:
-    return st;
-}
-
-/* ---- norms
- * ------------------------------------------------------------------------------------------------------------------
- */
-
-/* x with its last `n` dims as one, cut where the outermost of them is. */
-static am_status join_last(card_elab *e, int value, int n, int *out)
-{
-    am_status st = AM_OK;
-    const am_value *v = am_graph_value_at(e->g, value);
-    int rank = v->rank - n + 1;
-    am_dim dims[AM_MAX_RANK];
-    am_str name = {0};
-    for (int i = 0; i < rank; i++) dims[i] = v->dim[i];
-    for (int i = rank - 1; i < v->rank; i++)
-        AM_TRY(am_str_printf(&name, "%s%s", i >= rank ? " " : "", v->dim[i].name));
-    for (int i = rank; i < v->rank; i++) {
-        dims[rank - 1].global *= v->dim[i].global;
-        dims[rank - 1].local *= v->dim[i].local;
-        dims[rank - 1].granule *= v->dim[i].global;
+    AM_TRY(card_weights(e, w, "", arg->pos, 1, &axis, 0, &part, &num));
+    AM_TRY(card_alloc(&e->arena, (size_t)num * sizeof *item, &item));
+    AM_TRY(card_truth_option(e, x, "buffer", &buffer)); /* loaded and written again, never trained */
+    for (int k = 0; k < num; k++) {
+        int y = part[k].value;
+        if (buffer) am_graph_param_at(e->g, am_graph_value_at(e->g, y)->param)->trainable = false;
+        bool plain = !w->stacked || w->axis.role != AM_ROLE_EXPERTS;
+        if (part[k].dims.num_dims > 1 && plain) AM_TRY(am_graph_reshape(e->g, y, part[k].dims.num_dims, part[k].dims.dim, &y));
+        item[k] = card_value(y);
     }
-    snprintf(dims[rank - 1].name, sizeof dims->name, "%s", name.s);
-    AM_TRY(am_graph_reshape(e->g, value, rank, dims, out));
-done:
-    am_str_release(&name);
-    return st;
-}
-
-/* The weight's layout: as given after `:`, else the last dim of x.  *n: how many dims of x it spans. */
-static am_status norm_layout(card_elab *e, const card_ast *x, int value, const am_layout **axis, int *n)
-{
-    am_status st = AM_OK;
-    const card_arg *arg = card_positional(x, 1);
-    am_value v = *am_graph_value_at(e->g, value);
-    am_str dims = {0};
-    am_layout_part p;
-    *n = 1;
-    if (!arg->layout) {
-        AM_TRY(card_layout_of_dims(e, &v.dim[v.rank - 1], 1, axis));
-        goto done;
-    }
-    AM_TRY(card_layout_resolve(e, arg->layout, axis));
-    AM_TRY(card_single_part(x, arg->pos, *axis, &p));
-    AM_TRY(card_dims_text(e, value, &dims));
-    bool fits = p.num_dims >= 1 && p.num_dims < v.rank;
-    for (int i = 0; fits && i < p.num_dims; i++)
-        fits = strcmp(p.dim[i].name, v.dim[v.rank - p.num_dims + i].name) == 0;
-    CARD_CHECK(fits, arg->pos, "%s: the weight's dimensions are not the last ones of %s", x->text, dims.s);
-    *n = p.num_dims;
-done:
-    am_str_release(&dims);
-    return st;
-}
-
-/* rmsnorm(x, eps), rmsnorm(x, W, eps), rmsnorm(x, W : N p, eps, plus = 1) */
-static am_status build_rmsnorm(card_elab *e, const card_ast *x, card_val *out)
-{
-    static const char *const options[] = {"plus", "weight_f32", "groups", NULL};
-    am_status st = AM_OK;
-    am_attrs attrs = {0};
-    int in[2] = {-1, -1}, y = -1, n = 1;
-    const card_name *w = NULL;
-    const am_layout *axis = NULL;
-    bool f32 = false;
-    AM_TRY(card_check_args(x, 2, 3, options));
-    bool weighted = card_num_positional(x) == 3;
-    AM_TRY(card_tensor_operand(e, x, 0, &in[0]));
-    AM_TRY(card_number_operand(e, x, weighted ? 2 : 1, "eps", &attrs.eps));
-    AM_TRY(card_number_option(e, x, "plus", 0, &attrs.plus));
-    AM_TRY(card_truth_option(e, x, "weight_f32", &f32));
-    AM_TRY(card_refuse_option(e, x, "groups"));
-    attrs.weight_f32 = f32 || attrs.plus != 0; /* (1 + w) is multiplied before rounding wherever it occurs */
-    am_value whole = *am_graph_value_at(e->g, in[0]);
-    if (weighted) {
-        const card_arg *arg = card_positional(x, 1);
-        AM_TRY(card_eval_name(e, arg->value, &w));
-        AM_TRY(norm_layout(e, x, in[0], &axis, &n));
-        AM_TRY(card_param(e, w, ".weight", arg->pos, 1, &axis, &in[1]));
-    }
-    if (n > 1) AM_TRY(join_last(e, in[0], n, &in[0]));
-    AM_TRY(card_emit(e, x->pos, "rmsnorm", in, weighted ? 2 : 1, &attrs, &y));
-    if (n > 1) AM_TRY(am_graph_reshape(e->g, y, whole.rank, whole.dim, &y));
-    *out = card_value(y);
+    *out = card_part_values(arg->layout, item, num);
 done:
     return st;
 }
 
-/* ---- positions and attention
+/* ---- positions
  * --------------------------------------------------------------------------------------------------- */
 
 /* rope(x, R, pairs = …); R none: no positions */
 static am_status build_rope(card_elab *e, const card_ast *x, card_val *out)
 {
-    static const char *const options[] = {"pairs", NULL};
+    static const char *const options[] = {"pairs", "negated", NULL};
     am_status st = AM_OK;
     am_attrs attrs = {0};
     int in[3], y = -1;
     card_val table;
-    bool pairs = false;
+    bool pairs = false, negated = false;
     am_str dims = {0};
     AM_TRY(card_check_args(x, 2, 2, options));
     AM_TRY(card_tensor_operand(e, x, 0, &in[0]));
     AM_TRY(card_eval(e, card_positional(x, 1)->value, &table));
     AM_TRY(card_truth_option(e, x, "pairs", &pairs));
+    AM_TRY(card_truth_option(e, x, "negated", &negated));
     *out = card_value(in[0]);
     if (table.kind == CARD_V_NONE) goto done;
     CARD_CHECK(table.kind == CARD_V_ROPE, card_positional(x, 1)->pos,
                "operand 2 of `rope` must be a rope_table or none, not %s", card_kind_text(table.kind));
     const am_value *v = am_graph_value_at(e->g, in[0]);
     AM_TRY(card_dims_text(e, in[0], &dims));
-    CARD_CHECK(v->rank == 3 && v->dim[2].global >= table.rope->dim, x->pos,
-               "rope turns [tokens, heads, width] with a width of at least %" PRId64 ", not %s",
+    am_value plain = *v; /* [tokens, width] is turned as one head */
+    am_dim one_head[3] = {v->dim[0], am_dim_number(1), v->dim[v->rank - 1]};
+    CARD_CHECK((v->rank == 3 || v->rank == 2) && one_head[2].global >= table.rope->dim, x->pos,
+               "rope turns [tokens, heads, width] or [tokens, width] with a width of at least %" PRId64 ", not %s",
                table.rope->dim, dims.s);
+    if (plain.rank == 2) AM_TRY(am_graph_reshape(e->g, in[0], 3, one_head, &in[0]));
     AM_TRY(card_rope_values(e, table.rope, x->pos));
     in[1] = table.rope->cos;
     in[2] = table.rope->sin;
     attrs.pairs = pairs;
+    attrs.inverse = negated; /* by the angles the other way round */
     AM_TRY(card_emit(e, x->pos, "rope", in, 3, &attrs, &y));
+    if (plain.rank == 2) AM_TRY(am_graph_reshape(e->g, y, 2, plain.dim, &y));
     *out = card_value(y);
 done:
     am_str_release(&dims);
-    return st;
-}
-
-static am_status attention_shapes(card_elab *e, const card_ast *x, const int *in)
-{
-    am_status st = AM_OK;
-    am_str text[3] = {{0}, {0}, {0}};
-    const am_value *v[3];
-    bool fits = true;
-    for (int i = 0; i < 3; i++) {
-        v[i] = am_graph_value_at(e->g, in[i]);
-        AM_TRY(card_dims_text(e, in[i], &text[i]));
-        fits = fits && v[i]->rank == 3;
-    }
-    fits = fits && v[0]->dim[2].global == v[1]->dim[2].global && v[1]->dim[1].global == v[2]->dim[1].global;
-    CARD_CHECK(fits, x->pos, "attention takes q [N, H, d], k [N, K, d] and v [N, K, dv], not %s, %s and %s",
-               text[0].s, text[1].s, text[2].s);
-    CARD_CHECK(v[0]->dim[1].global % v[1]->dim[1].global == 0, x->pos,
-               "attention: %" PRId64 " query heads cannot be shared out among %" PRId64 " kv heads",
-               v[0]->dim[1].global, v[1]->dim[1].global);
-done:
-    for (int i = 0; i < 3; i++) am_str_release(&text[i]);
-    return st;
-}
-
-static am_status attention_window(card_elab *e, const card_ast *x, am_attrs *attrs)
-{
-    am_status st = AM_OK;
-    const card_arg *a = card_keyword(x, "window");
-    card_val v;
-    if (!a) goto done;
-    AM_TRY(card_eval(e, a->value, &v));
-    if (v.kind != CARD_V_NONE)
-        AM_TRY(card_want_int(e, &v, a->pos, "the window of attention", 1, &attrs->window));
-done:
-    return st;
-}
-
-static am_status build_attention(card_elab *e, const card_ast *x, card_val *out)
-{
-    static const char *const options[] = {"scale", "window", "softcap",     "chunk",
-                                          "sinks", "alibi",  "alibi_scale", NULL};
-    am_status st = AM_OK;
-    am_attrs attrs = {0};
-    int in[6], y = -1;
-    AM_TRY(card_check_args(x, 3, 3, options));
-    for (int i = 0; i < 3; i++) AM_TRY(card_tensor_operand(e, x, i, &in[i]));
-    AM_TRY(attention_shapes(e, x, in));
-    AM_TRY(card_refuse_option(e, x, "chunk"));
-    AM_TRY(card_refuse_option(e, x, "sinks"));
-    AM_TRY(card_refuse_option(e, x, "alibi"));
-    AM_TRY(attention_window(e, x, &attrs));
-    const am_value *q = am_graph_value_at(e->g, in[0]), *k = am_graph_value_at(e->g, in[1]);
-    attrs.group = q->dim[1].global / k->dim[1].global;
-    AM_TRY(card_number_option(e, x, "scale", 1 / __builtin_sqrt((double)q->dim[2].global), &attrs.scale));
-    AM_TRY(card_number_option(e, x, "softcap", 0, &attrs.softcap));
-    AM_TRY(am_graph_input(e->g, "index", &in[3]));
-    in[4] = in[3];
-    AM_TRY(am_graph_input(e->g, "doc_start", &in[5]));
-    AM_TRY(card_emit(e, x->pos, "attention", in, 6, &attrs, &y));
-    *out = card_value(y);
-done:
     return st;
 }
 
@@ -502,8 +405,6 @@ const card_builder card_tensor_builders[] = {
     {"linear", build_linear},
     {"embed", build_embed},
     {"param", build_param},
-    {"rmsnorm", build_rmsnorm},
     {"rope", build_rope},
-    {"attention", build_attention},
     {NULL, NULL},
 };

@@ -83,11 +83,55 @@ done:
     return st;
 }
 
+static bool is_dim(const card_token *t)
+{
+    return t->kind == CARD_T_NUMBER || (t->kind == CARD_T_PATH && !card_reserved(t->text));
+}
+
+static am_status parse_dim(card_cursor *c, card_lay **out)
+{
+    am_status st = AM_OK;
+    const card_token *t = card_peek(c, 0);
+    CARD_CHECK(is_dim(t), t->pos, "expected a dimension, found `%s`", card_found(c));
+    CARD_CHECK(t->kind == CARD_T_NUMBER || card_is_identifier(t->text), t->pos,
+               "a dimension is a number or a plain name, not `%s`", t->text);
+    AM_TRY(lay_node(c, AM_LAYOUT_DIM, t->pos, NULL, out));
+    (*out)->text = t->text;
+    if (t->kind == CARD_T_PATH)
+        AM_TRY(card_parse_path(c, &(*out)->ref));
+    else
+        c->at++;
+done:
+    return st;
+}
+
+static am_status parse_product(card_cursor *c, card_lay **out);
+
+/* [L] p: a part for each index of L, p + p + … */
+static am_status parse_repeat(card_cursor *c, card_lay **out)
+{
+    am_status st = AM_OK;
+    card_list parts = {0};
+    card_lay *part = NULL;
+    card_pos pos = card_peek(c, 0)->pos;
+    c->at++;
+    AM_TRY(parse_dim(c, &part));
+    AM_TRY(card_push(c->arena, &parts, part));
+    AM_TRY(card_need(c, "]", "in the layout"));
+    AM_TRY(parse_product(c, &part));
+    AM_TRY(card_push(c->arena, &parts, part));
+    AM_TRY(lay_node(c, AM_LAYOUT_SUM, pos, &parts, out));
+    (*out)->repeat = true;
+done:
+    return st;
+}
+
 static am_status parse_product(card_cursor *c, card_lay **out)
 {
     am_status st = AM_OK;
     card_list parts = {0};
     card_pos pos = card_peek(c, 0)->pos;
+    if (card_is(c, "[")) return parse_repeat(c, out);
     for (;;) {
         const card_token *t = card_peek(c, 0);
         card_lay *part = NULL;
@@ -96,15 +140,8 @@ static am_status parse_product(card_cursor *c, card_lay **out)
             AM_TRY(card_parse_layout(c, &part));
             AM_TRY(card_need(c, ")", "in the layout"));
             c->depth--;
-        } else if (t->kind == CARD_T_NUMBER || (t->kind == CARD_T_PATH && !card_reserved(t->text))) {
-            CARD_CHECK(t->kind == CARD_T_NUMBER || card_is_identifier(t->text), t->pos,
-                       "a dimension is a number or a plain name, not `%s`", t->text);
-            AM_TRY(lay_node(c, AM_LAYOUT_DIM, t->pos, NULL, &part));
-            part->text = t->text;
-            if (t->kind == CARD_T_PATH)
-                AM_TRY(card_parse_path(c, &part->ref));
-            else
-                c->at++;
+        } else if (is_dim(t)) {
+            AM_TRY(parse_dim(c, &part));
         } else {
             break;
         }

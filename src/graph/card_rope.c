@@ -4,21 +4,10 @@
  * config.json wins.  `base` is a theta of its own without scaling (Gemma 3's local layers). Frequencies are
  * formed in fp32, step by step as transformers forms them: at position 8192 a frequency that differs in its
  * last bit turns by half a milliradian. */
-#include "graph/card_internal.h"
+#include "graph/card_rope.h"
 
 #include <math.h>
 #include <string.h>
-
-typedef struct rope_reader {
-    card_elab *e;
-    card_pos pos;
-    const card_ast *call;
-    card_val map;     /* merged rope_scaling and rope_parameters, of this kind of layer */
-    const char *name; /* the key the map came from */
-    const char *type, *type_key;
-    double theta, partial;
-    int64_t width;
-} rope_reader;
 
 /* ---- reading
  * -------------------------------------------------------------------------------------------------------- */
@@ -165,60 +154,10 @@ done:
  * -----------------------------------------------------------------------------------------------------------
  */
 
-static am_status factor_of(rope_reader *r, const char *key, double *out)
+static am_status build(rope_reader *r, const rope_type *type, card_rope *t)
 {
     am_status st = AM_OK;
-    const card_val *v = card_map_get(&r->map, key);
-    CARD_CHECK(v && card_is_number(v), r->pos, "%s.%s = \"%s\" needs the number %s.%s in %s", r->name,
-               r->type_key, r->type, r->name, key, r->e->model->config_path);
-    *out = card_number(v);
-    CARD_CHECK(*out > 0, r->pos, "%s.%s of %s must be above 0", r->name, key, r->e->model->config_path);
-done:
-    return st;
-}
-
-/* A top-level key wins; max_position_embeddings stands in where nothing says more. */
-static am_status original_positions(rope_reader *r, double *out)
-{
-    am_status st = AM_OK;
-    const card_val *v = card_map_get(&r->e->config, "original_max_position_embeddings");
-    if (!v || v->kind == CARD_V_NONE) v = card_map_get(&r->map, "original_max_position_embeddings");
-    if (!v || v->kind == CARD_V_NONE) v = card_map_get(&r->e->config, "max_position_embeddings");
-    CARD_CHECK(v && card_is_number(v), r->pos,
-               "%s.%s = \"%s\" needs %s.original_max_position_embeddings in %s", r->name, r->type_key,
-               r->type, r->name, r->e->model->config_path);
-    *out = card_number(v);
-done:
-    return st;
-}
-
-static am_status scale_llama3(rope_reader *r, card_rope *t)
-{
-    am_status st = AM_OK;
-    double factor = 0, low = 0, high = 0, original = 0;
-    AM_TRY(factor_of(r, "factor", &factor));
-    AM_TRY(factor_of(r, "low_freq_factor", &low));
-    AM_TRY(factor_of(r, "high_freq_factor", &high));
-    AM_TRY(original_positions(r, &original));
-    CARD_CHECK(high > low, r->pos, "%s.high_freq_factor of %s must be above low_freq_factor", r->name,
-               r->e->model->config_path);
-    for (int64_t k = 0; k < t->num; k++) {
-        float inv = (float)t->inv_freq[k], length = (float)(2 * M_PI) / inv;
-        float smooth = ((float)original / length - (float)low) / (float)(high - low);
-        if ((double)length > original / low)
-            t->inv_freq[k] = (double)(inv / (float)factor);
-        else if (!((double)length < original / high))
-            t->inv_freq[k] = (double)((1 - smooth) * inv / (float)factor + smooth * inv);
-    }
-done:
-    return st;
-}
-
-static am_status build(rope_reader *r, card_rope *t)
-{
-    am_status st = AM_OK;
-    double factor = 0;
-    t->dim = (int64_t)((double)r->width * r->partial);
+    t->dim = type->whole_width ? r->width : (int64_t)((double)r->width * r->partial);
     CARD_CHECK(t->dim >= 2 && t->dim % 2 == 0 && t->dim <= r->width, r->pos,
                "rope turns pairs: %" PRId64 " of %" PRId64
                " features (partial_rotary_factor %.10g) is not an even number of them",
@@ -232,38 +171,26 @@ static am_status build(rope_reader *r, card_rope *t)
         float exponent = (float)(2 * k) / (float)t->dim;
         t->inv_freq[k] = (double)(1.0f / (float)pow(r->theta, (double)exponent));
     }
-    if (strcmp(r->type, "linear") == 0) {
-        AM_TRY(factor_of(r, "factor", &factor));
-        for (int64_t k = 0; k < t->num; k++) t->inv_freq[k] = (double)((float)t->inv_freq[k] / (float)factor);
-    } else if (strcmp(r->type, "llama3") == 0) {
-        AM_TRY(scale_llama3(r, t));
-    }
+    if (type->scale) AM_TRY(type->scale(r, t));
 done:
     return st;
 }
 
-/* Every key of the map is one this type reads, and the type is one there is a table for. */
-static am_status check_map(rope_reader *r)
+/* The type is one there is a table for, and every key of the map is one it reads. */
+static am_status check_map(rope_reader *r, const rope_type **type)
 {
     static const char *const always[] = {"rope_type", "type", "rope_theta", "partial_rotary_factor", NULL};
-    static const char *const linear[] = {"factor", NULL};
-    static const char *const llama3[] = {"factor", "low_freq_factor", "high_freq_factor",
-                                         "original_max_position_embeddings", NULL};
-    static const char *const nothing[] = {NULL};
     am_status st = AM_OK;
     const char *full = NULL;
-    const char *const *own = strcmp(r->type, "linear") == 0   ? linear
-                             : strcmp(r->type, "llama3") == 0 ? llama3
-                                                              : nothing;
-    if (own == nothing)
-        CARD_CHECK(strcmp(r->type, "default") == 0, r->pos,
-                   "%s.%s = \"%s\" of %s: rope tables are made for default, linear and llama3; this scaling "
-                   "is not offered",
-                   r->name, r->type_key, r->type, r->e->model->config_path);
+    *type = card_rope_type(r->type);
+    CARD_CHECK(*type, r->pos,
+               "%s.%s = \"%s\" of %s: rope tables are made for default, linear, dynamic, llama3, yarn, longrope and "
+               "proportional; this scaling is not offered",
+               r->name, r->type_key, r->type, r->e->model->config_path);
     for (int i = 0; i < r->map.num; i++) {
         bool known = r->map.item[i].kind == CARD_V_NONE;
         for (int k = 0; always[k]; k++) known = known || strcmp(always[k], r->map.key[i]) == 0;
-        for (int k = 0; own[k]; k++) known = known || strcmp(own[k], r->map.key[i]) == 0;
+        for (int k = 0; (*type)->keys[k]; k++) known = known || strcmp((*type)->keys[k], r->map.key[i]) == 0;
         AM_TRY(card_printf(&r->e->arena, &full, "%s.%s", r->name, r->map.key[i]));
         CARD_CHECK(
             known || card_option_ignores(r->e, full), r->pos,
@@ -283,13 +210,14 @@ am_status card_rope_table(card_elab *e, const card_ast *call, card_val *out)
     card_rope *t = NULL;
     AM_TRY(card_check_args(call, 1, 1, words));
     AM_TRY(read_config(&r));
-    AM_TRY(check_map(&r));
+    const rope_type *type = NULL;
+    AM_TRY(check_map(&r, &type));
     AM_TRY(card_alloc(&e->arena, sizeof *t, &t));
-    AM_TRY(build(&r, t));
+    AM_TRY(build(&r, type, t));
     card_rope *same = NULL; /* equal tables are one */
     for (int i = 0; i < e->ropes.num && !same; i++) {
         card_rope *old = e->ropes.at[i];
-        if (old->dim == t->dim &&
+        if (old->dim == t->dim && old->factor == t->factor &&
             memcmp(old->inv_freq, t->inv_freq, (size_t)t->num * sizeof *t->inv_freq) == 0)
             same = old;
     }

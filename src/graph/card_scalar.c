@@ -367,6 +367,13 @@ done:
     return st;
 }
 
+/* Tokens of a row, which no text within it exceeds. */
+static am_status fn_row_tokens(card_elab *e, const card_ast *x, const card_val *a, card_val *out)
+{
+    *out = card_int(e->g->seq_len);
+    return AM_OK;
+}
+
 static const struct {
     const char *name;
     int least, most;
@@ -377,7 +384,8 @@ static const struct {
     {"exp", 1, 1, fn_real},        {"abs", 1, 1, fn_real},     {"low", 1, 1, fn_real},
     {"floor", 1, 1, fn_whole},     {"ceil", 1, 1, fn_whole},   {"int", 1, 1, fn_whole},
     {"roundup", 2, 2, fn_roundup}, {"index", 2, 2, fn_place},  {"last", 3, 3, fn_place},
-    {"given", 1, 1, NULL},
+    {"row_tokens", 0, 0, fn_row_tokens},
+    {"given", 1, 1, NULL},         {"slopes", 1, 1, card_slopes},
 };
 
 static int find_function(const char *name)
@@ -415,6 +423,7 @@ am_status card_scalar_call(card_elab *e, const card_ast *x, bool *known, card_va
     static const char *const no_keywords[] = {NULL};
     am_status st = AM_OK;
     card_val arg[16] = {0};
+    bool tensors = false;
     int f = find_function(x->text);
     *known = f >= 0;
     if (f < 0) goto done;
@@ -425,8 +434,11 @@ am_status card_scalar_call(card_elab *e, const card_ast *x, bool *known, card_va
     }
     for (int i = 0; i < x->num_args; i++) {
         AM_TRY(card_eval(e, x->arg[i].value, &arg[i]));
-        if (arg[i].kind == CARD_V_VALUE || arg[i].kind == CARD_V_TUPLE)
-            AM_TRY(card_refuse_op(x->pos, x->text));
+        tensors = tensors || arg[i].kind == CARD_V_VALUE || arg[i].kind == CARD_V_TUPLE;
+    }
+    if (tensors) {
+        AM_TRY(card_value_function(e, x, arg, x->num_args, out));
+        goto done;
     }
     AM_TRY(functions[f].fn(e, x, arg, out));
 done:

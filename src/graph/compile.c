@@ -55,6 +55,7 @@ static am_status run_passes(am_compile *c, am_program *p)
     AM_TRY(am_calloc(c->g->num_params + 1, sizeof *c->param_grad, &c->param_grad));
     for (size_t i = 0; i < c->g->num_params; i++) c->param_grad[i] = -1;
     AM_TRY(am_pass_freeze(c));
+    AM_TRY(am_pass_reach(c));
     if (o->fuse) AM_TRY(am_pass_fuse(c->g));
     AM_TRY(am_pass_head(c));
     if (o->kind == AM_PROGRAM_GENERATE) AM_TRY(am_pass_cache(c));

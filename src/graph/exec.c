@@ -85,15 +85,26 @@ static am_tensor bind_tensor(const am_exec *e, int program, const am_prog_tensor
     return x;
 }
 
+/* The compute dtype of one operator: in a bf16 program fp32 where none of its operands is bf16 (islands, gradients of weights). */
+static am_dtype real_of(const am_program *p, const am_prog_op *op)
+{
+    if (p->graph->compute != AM_BF16) return p->graph->compute;
+    for (int i = 0; i < op->num_in; i++)
+        if (op->in[i].region != AM_REGION_COUNT && op->in[i].shape.dtype == AM_BF16) return AM_BF16;
+    for (int i = 0; i < op->num_out; i++)
+        if (op->out[i].region != AM_REGION_COUNT && op->out[i].shape.dtype == AM_BF16) return AM_BF16;
+    return AM_F32;
+}
+
 static am_status find_kernel(const am_exec *e, const am_program *p, const am_prog_op *op, am_kernel_fn *out)
 {
     am_status st = AM_OK;
     const am_kernel *k =
         op->def->own_kernel.name ? &op->def->own_kernel : am_device_kernel(e->d, op->def->kernel);
     AM_CHECK(k, AM_ERR_INTERNAL, "device %s has no kernel %s", am_device_name(e->d), op->def->kernel);
-    *out = p->graph->compute == AM_F64 ? k->f64 : p->graph->compute == AM_BF16 && k->bf16 ? k->bf16 : k->f32;
-    AM_CHECK(*out, AM_ERR_INTERNAL, "kernel %s is not offered in %s", k->name,
-             am_dtype_name(p->graph->compute));
+    const am_dtype real = real_of(p, op);
+    *out = real == AM_F64 ? k->f64 : real == AM_BF16 && k->bf16 ? k->bf16 : k->f32;
+    AM_CHECK(*out, AM_ERR_INTERNAL, "kernel %s is not offered in %s", k->name, am_dtype_name(real));
 done:
     return st;
 }

@@ -389,6 +389,18 @@ int64_t am_param_elements(const am_param *p)
     return n;
 }
 
+const char *am_param_disk_name(const am_param *p)
+{
+    return p->disk.num_tensors > 0 ? p->disk.tensor[0] : p->name;
+}
+
+int am_param_matches(const am_param *p, const char *glob)
+{
+    int n = 0;
+    for (int i = 0; i < p->disk.num_tensors; i++) n += am_glob_match(glob, p->disk.tensor[i]);
+    return p->disk.num_tensors > 0 ? n : am_glob_match(glob, p->name);
+}
+
 static am_status print_value(const am_graph *g, int v, am_str *out)
 {
     am_status st = AM_OK;

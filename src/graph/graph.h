@@ -52,17 +52,21 @@ typedef struct am_layout {
 /* ---- parameters ------------------------------------------------------------------------------------ */
 
 /* How a parameter lies in the checkpoint: tensors[0..n) stacked along axis 0 (n > 1: one tensor an expert, …), each
- * transposed on disk or not.  Invertible on slices; loading and exporting read it in the two directions. */
+ * transposed on disk or not, and each perhaps shared with other parameters: then the axis `axis` of the tensor has the layout
+ * `whole` and this parameter is its part `part`, contiguous in the graph wherever it lies on disk.
+ * Invertible on slices (disk.h); loading and exporting read it in the two directions. */
 typedef struct am_disk_view {
-    int          num_tensors;
-    const char **tensor;    /* names in the checkpoint */
-    bool         transpose; /* [in, out] on disk */
-    const char  *copy;      /* a further tensor of the same contents (a tied head that is stored twice), written again by an
-                             * export; NULL: none */
+    int              num_tensors;
+    const char     **tensor;    /* names in the checkpoint */
+    bool             transpose; /* the last two axes are swapped on disk: [in, out], [E, in, out] */
+    const char      *copy;      /* a further tensor of the same contents (a tied head that is stored twice), written again by an
+                                 * export; NULL: none */
+    const am_layout *whole;     /* of the axis that is split, with all its parts; NULL: the parameter is all of its tensors */
+    int              axis, part; /* axis of the parameter, as in the graph; index among the parts of `whole`, from the left */
 } am_disk_view;
 
 typedef struct am_param {
-    const char      *name; /* the (first) tensor's name on disk: what a user sees and patterns match */
+    const char      *name; /* unique: the (first) tensor's name on disk, and "#k" behind it where k is a part of one that is split */
     int              rank; /* 1 or 2 (3 with stacked experts) */
     int64_t          dim[AM_MAX_RANK];      /* shape in the graph: linear [out, in], embed [V, D], norm [d] */
     const am_layout *layout[AM_MAX_RANK];   /* the named structure of each axis */
@@ -141,6 +145,14 @@ enum {
     AM_OP_ROWS_BY_ID = 8, /* of its table, input 1 or else output 0, it touches a row for each token */
 };
 
+/* A recurrence over tokens keeps something of those it has seen.  In training nothing: a document is whole.  In GENERATE its row says
+ * with AM_OP_STATE(in, out), or'ed into traits, where that goes: input `in`, optional and the last, and output `out` are then one value
+ * of life STATE that the kernel reads first and writes last (a token whose index is its doc_start reads nothing of it).  Its dtype and
+ * dims come from the row's infer: with num_in == in + 1 and in[in] = -1 it makes output `out`, with fewer operands it makes none. */
+#define AM_OP_STATE(in, out) ((unsigned)((in) + 1) << 8 | (unsigned)((out) + 1) << 12)
+#define AM_OP_STATE_IN(traits)  ((int)((traits) >> 8 & 15u) - 1) /* -1: the operator keeps nothing */
+#define AM_OP_STATE_OUT(traits) ((int)((traits) >> 12 & 15u) - 1)
+
 struct am_op_def {
     const char *name;
     const char *kernel; /* row of kernels.h; NULL: not a kernel (communication) */
@@ -208,6 +220,10 @@ am_node         *am_graph_node_at(am_graph *g, int node);
 am_param        *am_graph_param_at(am_graph *g, int param);
 int64_t          am_value_elements(const am_value *v); /* local */
 int64_t          am_param_elements(const am_param *p);
+/** The name of its (first) tensor on disk: what patterns of recipes are held against, and what people know it by. */
+const char      *am_param_disk_name(const am_param *p);
+/** Which of its tensors a glob of a recipe matches: 0 to p->disk.num_tensors (1 where a parameter made by hand names none). */
+int              am_param_matches(const am_param *p, const char *glob);
 /** The graph as text, a line a node: the forward model after elaboration. */
 am_status am_graph_print(const am_graph *g, am_str *out) AM_WARN_UNUSED;
 

@@ -8,10 +8,11 @@ typedef struct am_model {
     am_hf_model    *hf;
     am_card        *card;
     am_card_options options;
+    struct { bool carried; } *said; /* sentences that are told once */
 } am_model;
 
 /** @param spec     as am_hf_model_open: directory, org/name in the local cache, or a config.json.
- *  @param card     family named by a card in configs/models, or path of a .card file; NULL: chosen by model_type.
+ *  @param card     family named by a card in configs/models, or path of a .card file; NULL: chosen by model_type, or by that of the text model it holds.
  *  @param ignore   config keys that may stay unread; must outlive the model. */
 am_status am_model_open(const char *spec, am_hf_weights weights, const char *card, const char *const *ignore, int num_ignore,
                         am_model **out) AM_WARN_UNUSED;

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-static const am_op_def *const families[] = {am_ops_base};
+static const am_op_def *const families[] = {am_ops_base, am_ops_attention, am_ops_moe, am_ops_scan, am_ops_delta, am_ops_light};
 
 const am_op_def *am_op_find(const char *name)
 {

@@ -57,7 +57,7 @@ static am_status infer_linear(am_graph *g, am_node *n)
              w->name, w->dim[1].local);
     am_dim dims[AM_MAX_RANK] = {x->dim[0]};
     int rank = 1 + output_dims(g, w, dims + 1);
-    AM_TRY(am_op_set_out(g, n, 0, "linear", g->compute, rank, dims));
+    AM_TRY(am_op_set_out(g, n, 0, "linear", x->dtype, rank, dims));
 done:
     return st;
 }
@@ -96,7 +96,8 @@ static am_status infer_rmsnorm(am_graph *g, am_node *n)
     am_status st = AM_OK;
     AM_TRY(am_op_want_inputs(n, 1, 2));
     am_value x = *V(0);
-    AM_CHECK(n->num_in < 2 || n->in[1] < 0 || am_value_elements(V(1)) == x.dim[x.rank - 1].local,
+    AM_CHECK(n->num_in < 2 || n->in[1] < 0 ||
+                 am_value_elements(V(1)) == x.dim[x.rank - 1].local * am_max_i64(n->attrs.groups, 1),
              AM_ERR_SHAPE, "rmsnorm: %s ends in %" PRId64 " features, its weight has %" PRId64, x.name,
              x.dim[x.rank - 1].local, am_value_elements(V(1)));
     AM_TRY(am_op_set_out(g, n, 0, "norm", x.dtype, x.rank, x.dim));
@@ -128,24 +129,6 @@ done:
     return st;
 }
 
-static am_status infer_attention(am_graph *g, am_node *n)
-{
-    am_status st = AM_OK;
-    AM_TRY(am_op_want_inputs(n, 6, 6));
-    am_value q = *V(0), k = *V(1), v = *V(2);
-    AM_CHECK(q.rank == 3 && k.rank == 3 && v.rank == 3 && q.dim[2].local == k.dim[2].local &&
-                 k.dim[1].local == v.dim[1].local,
-             AM_ERR_SHAPE, "attention: q [N,H,d], k [N,K,d], v [N,K,dv] do not fit together");
-    AM_CHECK(q.dim[1].local % k.dim[1].local == 0 || n->attrs.group > 0, AM_ERR_SHAPE,
-             "attention: %" PRId64 " query heads cannot be divided among %" PRId64 " kv heads",
-             q.dim[1].local, k.dim[1].local);
-    am_dim dims[3] = {q.dim[0], q.dim[1], v.dim[2]};
-    AM_TRY(am_op_set_out(g, n, 0, "attention", q.dtype, 3, dims));
-    AM_TRY(am_op_set_out(g, n, 1, "lse", g->precise, 2, dims));
-done:
-    return st;
-}
-
 static am_status infer_linear_ce(am_graph *g, am_node *n)
 {
     am_status st = AM_OK;
@@ -169,7 +152,7 @@ static am_status vjp_embed(am_autodiff *ad, const am_node *n)
     int dy;
     AM_TRY(am_ad_grad(ad, n->out[0], &dy));
     if (dy >= 0 && am_ad_wants(ad, n->in[1]))
-        AM_TRY(am_ad_param_grad(ad, "embed_dw", (int[]){dy, n->in[0]}, 2, NULL, n->in[1], 0));
+        AM_TRY(am_ad_param_grad(ad, "embed_dw", (int[]){dy, n->in[0]}, 2, &n->attrs, n->in[1], 0));
 done:
     return st;
 }
@@ -225,20 +208,6 @@ done:
     return st;
 }
 
-static am_status vjp_attention(am_autodiff *ad, const am_node *n)
-{
-    am_status st = AM_OK;
-    int d, out[3] = {-1, -1, -1};
-    AM_TRY(am_ad_grad(ad, n->out[0], &d));
-    if (d < 0) goto done;
-    for (int i = 0; i < 3; i++) AM_TRY(am_ad_like(ad, n->in[i], &out[i]));
-    int in[9] = {d, n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->in[3], n->in[4], n->in[5]};
-    AM_TRY(am_ad_emit(ad, "attention_bwd", in, 9, &n->attrs, AM_ACC_NO, out, 3));
-    for (int i = 0; i < 3; i++) AM_TRY(am_ad_contribute(ad, n->in[i], out[i]));
-done:
-    return st;
-}
-
 /* y = f(x): one node named <op>_bwd(dy, x) */
 static am_status vjp_unary(am_autodiff *ad, const am_node *n, const char *op)
 {
@@ -283,6 +252,16 @@ done:
     return st;
 }
 
+static am_status vjp_cast(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy >= 0) AM_TRY(am_ad_contribute(ad, n->in[0], dy)); /* rounded to the operand's dtype there */
+done:
+    return st;
+}
+
 static am_status vjp_mul(am_autodiff *ad, const am_node *n)
 {
     am_status st = AM_OK;
@@ -315,16 +294,17 @@ done:
 static am_status vjp_linear_ce(am_autodiff *ad, const am_node *n)
 {
     am_status st = AM_OK;
-    int dlogp, out[2] = {-1, -1};
+    int dlogp, out[2] = {-1, -1}, num = n->num_in > 3 && n->in[3] >= 0 ? 6 : 5;
     am_acc acc = AM_ACC_NO;
     bool dw = am_ad_wants(ad, n->in[1]);
     AM_TRY(am_ad_grad(ad, n->out[0], &dlogp));
     if (dlogp < 0) goto done;
-    int in[5] = {n->in[0], n->in[1], n->in[2], n->out[0], dlogp};
+    int in[6] = {n->in[0], n->in[1], n->in[2], n->out[0], dlogp, n->in[3]};
     if (am_ad_wants(ad, n->in[0])) AM_TRY(am_ad_like(ad, n->in[0], &out[0]));
     if (dw && !am_ad_splits(ad)) AM_TRY(am_ad_param_value(ad, n->in[1], &out[1], &acc));
-    if (out[0] >= 0 || out[1] >= 0) AM_TRY(am_ad_emit(ad, "linear_ce_bwd", in, 5, &n->attrs, acc, out, 2));
-    if (dw && am_ad_splits(ad)) AM_TRY(am_ad_param_grad(ad, "linear_ce_bwd", in, 5, &n->attrs, n->in[1], 1));
+    if (out[0] >= 0 || out[1] >= 0) AM_TRY(am_ad_emit(ad, "linear_ce_bwd", in, num, &n->attrs, acc, out, 2));
+    if (dw && am_ad_splits(ad)) AM_TRY(am_ad_param_grad(ad, "linear_ce_bwd", in, num, &n->attrs, n->in[1], 1));
+    if (num == 6 && am_ad_wants(ad, n->in[3])) AM_TRY(am_ad_param_grad(ad, "linear_ce_bwd", in, 6, &n->attrs, n->in[3], 2));
     if (out[0] >= 0) AM_TRY(am_ad_contribute(ad, n->in[0], out[0]));
 done:
     return st;
@@ -349,22 +329,6 @@ static int64_t flops_linear_ce_grad(const am_graph *g, const am_node *n) /* logi
 {
     return flops_linear(g, n) * (1 + (n->out[2] >= 0) + (n->out[3] >= 0));
 }
-/* counted causally over one row of the micro-batch, or the window */
-static int64_t attention_pairs(const am_graph *g, const am_node *n, const am_value *q)
-{
-    int64_t t = g->seq_len, w = n->attrs.window;
-    int64_t per_row = w > 0 && w < t ? w * (w + 1) / 2 + (t - w) * w : t * (t + 1) / 2;
-    return q->dim[0].local / t * per_row * q->dim[1].local;
-}
-static int64_t flops_attention(const am_graph *g, const am_node *n)
-{
-    return 2 * attention_pairs(g, n, V(0)) * (V(0)->dim[2].local + V(2)->dim[2].local);
-}
-static int64_t flops_attention_bwd(const am_graph *g, const am_node *n) /* scores again, dv, dp, dq, dk */
-{
-    return 2 * attention_pairs(g, n, V(1)) * (3 * V(1)->dim[2].local + 2 * V(3)->dim[2].local);
-}
-
 /* ---- rows
  * --------------------------------------------------------------------------------------------------- */
 
@@ -385,24 +349,6 @@ const am_op_def am_ops_base[] = {
     {"rmsnorm_dw", "rmsnorm_dw", {LAST, LAST, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
     {"rope_angles", "rope_angles", {AS, AS}, {AS, AS}, infer_rope_angles, NULL, NULL, 0, {0}, 0},
     {"rope", "rope", {AS, AS, AS}, {AS}, infer_rope, vjp_rope, NULL, 1, {0}, 0},
-    {"attention",
-     "attention",
-     {AS, AS, AS, AS, AS, AS},
-     {AS, AS},
-     infer_attention,
-     vjp_attention,
-     flops_attention,
-     0,
-     {0}, 0},
-    {"attention_bwd",
-     "attention_bwd",
-     {AS, AS, AS, AS, AS, AS, AS, AS, AS},
-     {AS, AS, AS},
-     infer_given,
-     NULL,
-     flops_attention_bwd,
-     0,
-     {0}, 0},
     {"act", "act", {FLAT}, {FLAT}, infer_like, vjp_act, NULL, 0, {0}, AM_OP_ONE_PASS},
     {"act_bwd", "act_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, 0},
     {"act_mul", "act_mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_act_mul, NULL, 0, {0}, AM_OP_ONE_PASS},
@@ -414,7 +360,7 @@ const am_op_def am_ops_base[] = {
     {"softcap_bwd", "softcap_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, 0},
     {"linear_ce",
      "linear_ce",
-     {ROWS, AS, AS},
+     {ROWS, AS, AS, FLAT},
      {AS, AS},
      infer_linear_ce,
      vjp_linear_ce,
@@ -423,8 +369,8 @@ const am_op_def am_ops_base[] = {
      {0}, AM_OP_ROUNDS_WEIGHT},
     {"linear_ce_bwd",
      "linear_ce_bwd",
-     {ROWS, AS, AS, AS, AS},
-     {ROWS, AS},
+     {ROWS, AS, AS, AS, AS, FLAT},
+     {ROWS, AS, FLAT},
      infer_given,
      NULL,
      flops_linear_ce_bwd,
@@ -441,7 +387,7 @@ const am_op_def am_ops_base[] = {
      {0}, AM_OP_ROUNDS_WEIGHT},
     {"loss_sum", "loss_sum", {AS, AS, AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
     {"loss_dlogp", "loss_dlogp", {AS, AS}, {AS}, infer_loss_dlogp, NULL, NULL, 0, {0}, 0},
-    {"cast", "cast", {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"cast", "cast", {FLAT}, {FLAT}, infer_given, vjp_cast, NULL, 0, {0}, 0},
     {"fill", "fill", {0}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
     {"rank_sum", "rank_sum", {AS}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
     {"sumsq", "sumsq", {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},

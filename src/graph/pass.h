@@ -21,6 +21,7 @@ typedef struct am_compile {
 } am_compile;
 
 am_status am_pass_freeze(am_compile *c) AM_WARN_UNUSED;    /* marks parameters that are not trained */
+am_status am_pass_reach(am_compile *c) AM_WARN_UNUSED;     /* what no gradient can reach is not trained */
 am_status am_pass_head(am_compile *c) AM_WARN_UNUSED;      /* logits → loss, or logits of chosen rows */
 am_status am_pass_cache(am_compile *c) AM_WARN_UNUSED;     /* attention reads keys and values from a cache (STATE) */
 am_status am_pass_autodiff(am_compile *c) AM_WARN_UNUSED;  /* phases B and W */

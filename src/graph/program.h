@@ -31,10 +31,11 @@ const char *am_region_name(am_region_id r);
 /* An entry of a unit: parameter `param` at elements [offset, offset + count) of the unit; offset is a multiple of 256. */
 typedef struct am_unit_entry { int param; int64_t offset, count; } am_unit_entry;
 
-/* Parameters of one key (layer, trainable) in one flat buffer: the unit of sharding, gathering and reduction. */
+/* Parameters of one key (layer, trainable, stacked over experts or not) in one flat buffer: the unit of sharding, gathering
+ * and reduction. */
 typedef struct am_unit {
     int            layer;
-    bool           trainable;
+    bool           trainable, experts;
     am_unit_entry *entry;
     int            num_entries;
     int64_t        elements;       /* padded to 256 × number of data-parallel ranks; padding is zero and never saved */

@@ -187,7 +187,13 @@ static am_status rewrite_inputs(am_sharder *s, int node)
     for (int i = 0; i < s->g->nodes[node].num_in; i++) {
         int v = s->g->nodes[node].in[i], view;
         if (v < 0 || s->g->values[v].param < 0) continue;
-        AM_TRY(param_view(s, s->g->values[v].param, &view));
+        const int p = s->g->values[v].param;
+        const am_value x = s->g->values[v];
+        AM_TRY(param_view(s, p, &view));
+        if (x.rank != s->g->values[view].rank && s->g->nodes[node].phase != AM_PHASE_PRE) { /* seen with other dims */
+            AM_TRY(am_graph_subvalue(s->g, x.name, view, 0, x.rank, x.dim, &view));
+            s->g->values[view].param = p;
+        }
         s->g->nodes[node].in[i] = view;
     }
 done:

@@ -1,5 +1,5 @@
 /* units.c: parameters → units → slots of the store.  A unit is one flat buffer of the parameters of one key
- * (layer, trainable); what is sharded, gathered and reduced is always a whole unit.  The layout depends on
+ * (layer, trainable, of experts); what is sharded, gathered and reduced is always a whole unit.  The layout depends on
  * parameters and mesh alone, not on the kind of program, so that every program of a set reads the same slots.
  */
 #include "graph/pass.h"
@@ -8,12 +8,19 @@
 
 enum { AM_UNIT_ALIGN = 256 }; /* elements: entries and cuts */
 
+/* Most of a layer's elements, and wanted last: a unit of their own, so that what stands before them need not wait. */
+static bool of_experts(const am_param *p)
+{
+    const am_layout *l = p->layout[0];
+    return l && l->kind == AM_LAYOUT_DIM && l->dim.role == AM_ROLE_EXPERTS && p->rank == 3;
+}
+
 static am_status find_unit(am_compile *c, const am_param *p, size_t *cap, am_unit **out)
 {
     am_status st = AM_OK;
     am_store_layout *s = &c->store;
     for (int u = 0; u < s->num_units; u++)
-        if (s->unit[u].layer == p->layer && s->unit[u].trainable == p->trainable) {
+        if (s->unit[u].layer == p->layer && s->unit[u].trainable == p->trainable && s->unit[u].experts == of_experts(p)) {
             *out = &s->unit[u];
             goto done;
         }
@@ -22,6 +29,7 @@ static am_status find_unit(am_compile *c, const am_param *p, size_t *cap, am_uni
     memset(*out, 0, sizeof **out);
     (*out)->layer = p->layer;
     (*out)->trainable = p->trainable;
+    (*out)->experts = of_experts(p);
     (*out)->store_m = (*out)->store_v = -1;
     AM_TRY(am_calloc(c->g->num_params, sizeof *(*out)->entry, &(*out)->entry));
 done:
@@ -49,7 +57,8 @@ static am_status slot_value(am_compile *c, const am_unit *u, const char *role, i
     am_status st = AM_OK;
     char name[48];
     am_dim dim = am_dim_number(u->shard_elements);
-    snprintf(name, sizeof name, "%s layer %d%s", role, u->layer, u->trainable ? "" : " frozen");
+    snprintf(name, sizeof name, "%s layer %d%s%s", role, u->layer, u->experts ? " experts" : "",
+             u->trainable ? "" : " frozen");
     AM_TRY(am_graph_value(c->g, name, c->g->precise, 1, &dim, value));
     am_value *v = &c->g->values[*value];
     v->life = AM_LIFE_STORE;

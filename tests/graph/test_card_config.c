@@ -164,7 +164,8 @@ static void test_config__refusals(void **state)
  * -----------------------------------------------------------------------------------------------------------------
  */
 
-static void expect_table(const char *lines, const char *config, const char *name, int n, const double *want)
+static void expect_scaled(const char *lines, const char *config, const char *name, int n, const double *want,
+                          double factor)
 {
     am_card *card = NULL;
     am_hf_model *model = fake_model(config, NULL, 0);
@@ -182,11 +183,18 @@ static void expect_table(const char *lines, const char *config, const char *name
          k++) /* at most one unit in the last place of fp32: torch's vectorised pow may differ by that */
         if (fabs(v.rope->inv_freq[k] - want[k]) > 1.2e-7 * want[k])
             fail_msg("inv_freq[%d] = %.17g, transformers has %.17g", k, v.rope->inv_freq[k], want[k]);
+    if (fabs(v.rope->factor - factor) > 1e-12)
+        fail_msg("cos and sin are multiplied by %.17g, in transformers by %.17g", v.rope->factor, factor);
     card_elab_close(&e);
     am_str_release(&text);
     am_graph_free(&g);
     fake_free(&model);
     am_card_free(&card);
+}
+
+static void expect_table(const char *lines, const char *config, const char *name, int n, const double *want)
+{
+    expect_scaled(lines, config, name, n, want, 1);
 }
 
 static const double theta_1e4[] = {1.0,
@@ -269,6 +277,52 @@ static void test_rope__tables_of_transformers(void **state)
                  "R", 32, llama3_8); /* the key at the top wins */
 }
 
+/* transformers 5.23's ROPE_INIT_FUNCTIONS for a head of 16; inv_freq and the factor of cos and sin. */
+static void test_rope__stretched_tables_of_transformers(void **state)
+{
+    const char *plain = "  R = rope_table(16, theta = 10000)";
+    static const double yarn[] = {1.0,           0.237170815,    0.049999997,    0.00790569466,
+                                  0.00249999994, 0.000790569466, 0.000250000012, 7.90569466e-05};
+    static const double yarn_own[] = {1.0,            0.147514939,    0.00944145862,  0.00166690187,
+                                      0.000395284733, 9.37367731e-05, 2.22284925e-05, 5.27120665e-06};
+    static const double brief[] = {1.0,           0.287479758,   0.0833333358,   0.0243252143,
+                                   0.00714285718, 0.00210818532, 0.000624999986, 0.000186016332};
+    static const double lengthy[] = {0.5,           0.126491114,    0.0333333351,   0.00903507881,
+                                     0.00249999994, 0.000702728401, 0.000199999995, 5.74959558e-05};
+    static const double part[] = {0.5, 0.0889139697, 0, 0, 0, 0, 0, 0};
+    expect_scaled(plain,
+                  "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 64}}",
+                  "R", 8, yarn, 1.138629436111989);
+    expect_scaled(plain,
+                  "{\"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 1e5, \"factor\": 8.0, \"beta_fast\": 8.0, "
+                  "\"original_max_position_embeddings\": 64, \"beta_slow\": 0.5, \"mscale\": 1.0, \"mscale_all_dim\": 0.5, "
+                  "\"truncate\": false}}",
+                  "R", 8, yarn_own, 1.094179988101349);
+    expect_table(plain, "{\"max_position_embeddings\": 128, \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4.0}}",
+                 "R", 8, theta_1e4);
+    const char *lists = "\"short_factor\": [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], "
+                        "\"long_factor\": [2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5]";
+    static const struct {
+        const char *type;
+        int original; /* the graph's rows are longer than 4 and shorter than 32 */
+        const double *want;
+        double factor;
+    } longrope[] = {{"longrope", 32, brief, 1.1832159566199232}, {"su", 4, lengthy, 1.8708286933869707}};
+    for (size_t i = 0; i < 2; i++) {
+        am_str config = {0};
+        expect_ok(am_str_printf(&config,
+                                "{\"max_position_embeddings\": 128, \"original_max_position_embeddings\": %d, "
+                                "\"rope_scaling\": {\"type\": \"%s\", %s}}",
+                                longrope[i].original, longrope[i].type, lists));
+        expect_scaled(plain, config.s, "R", 8, longrope[i].want, longrope[i].factor);
+        am_str_release(&config);
+    }
+    expect_table(plain,
+                 "{\"rope_parameters\": {\"rope_type\": \"proportional\", \"rope_theta\": 1e6, "
+                 "\"partial_rotary_factor\": 0.25, \"factor\": 2.0}}",
+                 "R", 8, part);
+}
+
 static void test_rope__partial_kinds_and_base(void **state)
 {
     const char *half = "  R = rope_table(32, partial = 0.5)";
@@ -288,13 +342,15 @@ static void test_rope__partial_kinds_and_base(void **state)
 static void test_rope__refusals(void **state)
 {
     static const char *const cases[][2] = {
+        {"{\"rope_scaling\": {\"rope_type\": \"ntk\", \"factor\": 4}}",
+         "t.card:3:7: rope_scaling.rope_type = \"ntk\" of fake/config.json: rope tables are made for "
+         "default, linear, dynamic, llama3, yarn, longrope and proportional"},
         {"{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}",
-         "t.card:3:7: rope_scaling.rope_type = \"yarn\" of fake/config.json: rope tables are made for "
-         "default, linear and llama3"},
-        {"{\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}", "rope_scaling.type = \"dynamic\""},
-        {"{\"rope_parameters\": {\"rope_type\": \"longrope\"}}", "rope_parameters.rope_type = \"longrope\""},
-        {"{\"rope_parameters\": {\"rope_type\": \"proportional\"}}",
-         "rope_parameters.rope_type = \"proportional\""},
+         "rope_scaling.rope_type = \"yarn\" needs rope_scaling.original_max_position_embeddings"},
+        {"{\"max_position_embeddings\": 4, \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 4}}",
+         "rope_scaling.type = \"dynamic\": beyond max_position_embeddings = 4 every length of text has frequencies"},
+        {"{\"max_position_embeddings\": 4, \"rope_parameters\": {\"rope_type\": \"longrope\", \"long_factor\": [1, 2]}}",
+         "rope_parameters.long_factor of fake/config.json must be a list of 8 numbers, one for each pair"},
         {"{\"rope_scaling\": {\"type\": \"linear\"}}",
          "rope_scaling.type = \"linear\" needs the number rope_scaling.factor"},
         {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}}",
@@ -328,6 +384,7 @@ int main(void)
         cmocka_unit_test(test_config__low),
         cmocka_unit_test(test_config__refusals),
         cmocka_unit_test(test_rope__tables_of_transformers),
+        cmocka_unit_test(test_rope__stretched_tables_of_transformers),
         cmocka_unit_test(test_rope__partial_kinds_and_base),
         cmocka_unit_test(test_rope__refusals),
     };

@@ -316,7 +316,7 @@ static void test_card__found_by_model_type(void **state)
     assert_non_null(strstr(am_card_path(c), "qwen3.card"));
     am_card_free(&c);
     expect_error(am_card_find(dir, "mystery", &c), AM_ERR_CARD,
-                 "describes model type \"mystery\"; there are cards for llama");
+                 "no card describes model type \"mystery\" (");
 }
 
 int main(void)

@@ -1,6 +1,6 @@
 /* Made-up cards, which no family has: the text alone, no line of src, gives programs whose gradients agree
  * with central differences in fp64.  Wirings: parallel residual with a value used four times, sandwich norms,
- * two kinds of layers that take turns (a window and another feed-forward), scaled residuals. */
+ * two kinds of layers that take turns (a window and another feed-forward), scaled residuals; tensors read in parts. */
 #include "program_test.h"
 
 #include "graph/card.h"
@@ -55,6 +55,34 @@ static const char sandwich_card[] =
                  "    x = x + norm(mlp(norm(x, .n3), .mlp), .n4)\n"
                  "  logits = linear(norm(x, model.norm), lm_head | model.embed_tokens : V)\n" DEFINITIONS;
 
+/* Parts of fused tensors in every kind of layout, with biases; operators over several values; a table of a part for each
+ * layer; blocks that are used in several turns of loops without tensors of their own; values of another layer. */
+static const char parts_card[] =
+    CONFIG_BLOCK "  G = H / K\n"
+                 "  p = 3\n"
+                 "model:\n"
+                 "  x = embed(ids, model.embed_tokens : D)\n"
+                 "  y = (embed(ids, model.tables : [L] p) + linear(x, model.project : [L] p) * 2) * 0.5\n"
+                 "  for i < L at model.layers.{i}:\n"
+                 "    q, k0, v = linear(norm(x, .norm), .qkv : K (G d + d + d), bias = true)\n"
+                 "    k = k@0 if i == 2 else rope(k0, R)\n"
+                 "    a = attention(rope(view(q : H d), R), k, v, window = W)\n"
+                 "    g, u = halves(x, .up) if i == 1 else linear(x, .up^T : M (1 + 1), bias = true)\n"
+                 "    h = linear(silu(g) * u, .down^T : D) + linear(y[i], .table : D)\n"
+                 "    x = x + (linear(a, .o : D) + h)\n"
+                 "  for c < 2:\n"
+                 "    for l < 2:\n"
+                 "      x = stack(x, model.inner)\n"
+                 "  logits = linear(norm(x, model.norm), lm_head | model.embed_tokens : V, bias = true)\n"
+                 "def norm(x, name P): return rmsnorm(x, P, 1e-5)\n"
+                 "def halves(x, name P): return linear(x, P : M + M)\n"
+                 "def stack(x, name P):\n"
+                 "  for i < 2 at P.{i}:\n"
+                 "    a, b, c = norm(linear(norm(x, .norm), .w : H d + H d + H d), .n)\n"
+                 "    a, b = (a, -b) - (b * 0.5, c)\n"
+                 "    x = x + linear(a * b, .o : D)\n"
+                 "  return x\n";
+
 static am_graph *make(int64_t rows, int64_t seq, am_dtype compute)
 {
     char dir[] = "/tmp/am_made_up_XXXXXX", path[64];
@@ -102,11 +130,19 @@ static void test_cards__sandwich_norms(void **state)
     check(sandwich_card, true);
 }
 
+static void test_cards__parts_of_fused_tensors(void **state)
+{
+    check(parts_card, AM_RECOMPUTE_NONE);
+    check(parts_card, AM_RECOMPUTE_FULL);
+    check(parts_card, AM_RECOMPUTE_SELECTIVE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cards__parallel_residual),
         cmocka_unit_test(test_cards__sandwich_norms),
+        cmocka_unit_test(test_cards__parts_of_fused_tensors),
     };
     am_comm_options options = {.max_requests = 512};
     if (am_comm_create("self", &options, &comm) != AM_OK) return 1;

@@ -97,6 +97,8 @@ static am_status call_row(const am_kernel *row, am_kernel_call *c, am_dtype real
     return st;
 }
 
+static int64_t given_elements(const am_tensor *t) { return t->rank ? am_tensor_elements(t) : 0; }
+
 /* Runs the case; the outputs' bytes one after the other in *outputs (malloc). */
 am_status kt_call(const kt_case *k, am_dtype real, int threads, bool accumulate, char **outputs,
                   size_t *bytes)
@@ -112,8 +114,8 @@ am_status kt_call(const kt_case *k, am_dtype real, int threads, bool accumulate,
     for (int i = 0; i < k->num_in; i++) c.in[i] = make_tensor(&k->in[i], real, (uint64_t)i, true);
     for (int i = 0; i < k->num_out; i++) {
         c.out[i] = k->in_place ? c.in[k->num_in - k->num_out + i] : make_tensor(&k->out[i], real, 0, false);
-        total += (size_t)am_tensor_elements(&c.out[i]) * am_dtype_bytes(c.out[i].dtype);
-        for (int64_t e = 0; accumulate && e < am_tensor_elements(&c.out[i]); e++)
+        total += (size_t)given_elements(&c.out[i]) * am_dtype_bytes(c.out[i].dtype);
+        for (int64_t e = 0; accumulate && e < given_elements(&c.out[i]); e++)
             set_element(c.out[i].data, c.out[i].dtype, e, 1.0);
     }
     am_status st = call_row(row, &c, real);
@@ -122,7 +124,7 @@ am_status kt_call(const kt_case *k, am_dtype real, int threads, bool accumulate,
         *outputs = malloc(total ? total : 1);
         assert_non_null(*outputs);
         for (int i = 0; i < k->num_out; i++) {
-            size_t n = (size_t)am_tensor_elements(&c.out[i]) * am_dtype_bytes(c.out[i].dtype);
+            size_t n = (size_t)given_elements(&c.out[i]) * am_dtype_bytes(c.out[i].dtype);
             if (n) memcpy(*outputs + at, c.out[i].data, n);
             at += n;
         }

@@ -8,7 +8,7 @@
  * gradients enter products as bf16 (2^-9 each) and results are rounded to bf16 (2^-9): 1e-2 forward;
  * gradients are sums of up to n such terms with cancellation, measured against their size: 4e-2. */
 #include "heavy_reference.h"
-#include "heavy_test.h"
+#include "attention_test.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -17,189 +17,6 @@
 #include <string.h>
 
 #include <cmocka.h>
-
-static const double forward_tol[3] = {1e-10, 2e-5, 1e-2}, backward_tol[3] = {1e-10, 5e-5, 4e-2};
-
-/* ---- a problem and its naive solution ------------------------------------------------------------ */
-
-typedef struct problem {
-    int64_t nq, nk, heads, kv, d, dv;
-    am_attrs attrs;
-    int32_t *q_idx, *k_idx, *doc;
-    double *q, *k, *v, *g;           /* g: do */
-    double *o, *lse, *dq, *dk, *dvv; /* naive */
-} problem;
-
-static void *room(int64_t n, size_t size)
-{
-    void *p = calloc((size_t)n + 1, size);
-    assert_non_null(p);
-    return p;
-}
-
-static int64_t kv_head(const problem *p, int64_t h)
-{
-    return (p->attrs.head_begin + h) / p->attrs.group - p->attrs.kv_begin;
-}
-
-static bool visible(const problem *p, int64_t i, int64_t j)
-{
-    int64_t at = p->k_idx[j], first = p->doc[i];
-    if (p->attrs.window > 0 && p->q_idx[i] - p->attrs.window + 1 > first)
-        first = p->q_idx[i] - p->attrs.window + 1;
-    return first <= at && at <= p->q_idx[i];
-}
-
-/* one row of the score matrix and its softmax; y/c of the softcap in `bend` */
-static double naive_row(const problem *p, int64_t i, int64_t h, double *prob, double *bend)
-{
-    double sum = 0, cap = p->attrs.softcap;
-    for (int64_t j = 0; j < p->nk; j++) {
-        double s = 0;
-        for (int64_t e = 0; e < p->d; e++)
-            s += p->q[(i * p->heads + h) * p->d + e] * p->k[(j * p->kv + kv_head(p, h)) * p->d + e];
-        s *= p->attrs.scale != 0 ? p->attrs.scale : 1 / sqrt((double)p->d);
-        bend[j] = cap != 0 ? tanh(s / cap) : 0;
-        prob[j] = visible(p, i, j) ? exp(cap != 0 ? cap * bend[j] : s) : 0; /* scores are small here */
-        sum += prob[j];
-    }
-    for (int64_t j = 0; j < p->nk; j++) prob[j] = sum > 0 ? prob[j] / sum : 0;
-    return sum > 0 ? log(sum) : -INFINITY;
-}
-
-static void naive_pair(problem *p, int64_t i, int64_t h, double *prob, double *bend)
-{
-    int64_t at = i * p->heads + h;
-    double scale = p->attrs.scale != 0 ? p->attrs.scale : 1 / sqrt((double)p->d), mean = 0,
-           *dprob = room(p->nk, 8);
-    p->lse[at] = naive_row(p, i, h, prob, bend);
-    for (int64_t j = 0; j < p->nk; j++)
-        for (int64_t e = 0; e < p->dv; e++) {
-            double v = p->v[(j * p->kv + kv_head(p, h)) * p->dv + e];
-            p->o[at * p->dv + e] += prob[j] * v;
-            dprob[j] += p->g[at * p->dv + e] * v;
-            p->dvv[(j * p->kv + kv_head(p, h)) * p->dv + e] += prob[j] * p->g[at * p->dv + e];
-        }
-    for (int64_t j = 0; j < p->nk; j++) mean += prob[j] * dprob[j];
-    for (int64_t j = 0; j < p->nk; j++) {
-        double ds = prob[j] * (dprob[j] - mean) * scale * (1 - bend[j] * bend[j]);
-        for (int64_t e = 0; e < p->d; e++) {
-            p->dq[at * p->d + e] += ds * p->k[(j * p->kv + kv_head(p, h)) * p->d + e];
-            p->dk[(j * p->kv + kv_head(p, h)) * p->d + e] += ds * p->q[at * p->d + e];
-        }
-    }
-    free(dprob);
-}
-
-/* documents: a new one starts at every multiple of `doc` (0: one document); indices 0…n−1, queries at the end
- * of them */
-static problem make(int64_t nq, int64_t nk, int64_t heads, int64_t kv, int64_t d, int64_t dv, int64_t window,
-                    int64_t doc)
-{
-    problem p = {.nq = nq,
-                 .nk = nk,
-                 .heads = heads,
-                 .kv = kv,
-                 .d = d,
-                 .dv = dv,
-                 .attrs = {.window = window, .group = heads / kv}};
-    p.q_idx = room(nq, 4);
-    p.k_idx = room(nk, 4);
-    p.doc = room(nq, 4);
-    for (int64_t j = 0; j < nk; j++) p.k_idx[j] = (int32_t)j;
-    for (int64_t i = 0; i < nq; i++) {
-        p.q_idx[i] = (int32_t)(i + nk - nq);
-        p.doc[i] = doc ? (int32_t)(p.q_idx[i] / doc * doc) : 0;
-    }
-    p.q = ht_random(1, nq * heads * d);
-    p.k = ht_random(2, nk * kv * d);
-    p.v = ht_random(3, nk * kv * dv);
-    p.g = ht_random(4, nq * heads * dv);
-    return p;
-}
-
-static void solve(problem *p)
-{
-    double *prob = room(p->nk, 8), *bend = room(p->nk, 8);
-    p->o = room(p->nq * p->heads * p->dv, 8);
-    p->lse = room(p->nq * p->heads, 8);
-    p->dq = room(p->nq * p->heads * p->d, 8);
-    p->dk = room(p->nk * p->kv * p->d, 8);
-    p->dvv = room(p->nk * p->kv * p->dv, 8);
-    for (int64_t at = 0; at < p->nq * p->heads; at++) naive_pair(p, at / p->heads, at % p->heads, prob, bend);
-    free(prob);
-    free(bend);
-}
-
-static void release(problem *p)
-{
-    void *all[] = {p->q_idx, p->k_idx, p->doc, p->q, p->k, p->v, p->g, p->o, p->lse, p->dq, p->dk, p->dvv};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
-}
-
-static kt_case forward_case(const problem *p)
-{
-    return (kt_case){.op = "attention",
-                     .attrs = p->attrs,
-                     .num_in = 6,
-                     .num_out = 2,
-                     .in = {{p->q, 'r', 3, {p->nq, p->heads, p->d}},
-                            {p->k, 'r', 3, {p->nk, p->kv, p->d}},
-                            {p->v, 'r', 3, {p->nk, p->kv, p->dv}},
-                            {p->q_idx, 'i', 1, {p->nq}},
-                            {p->k_idx, 'i', 1, {p->nk}},
-                            {p->doc, 'i', 1, {p->nq}}},
-                     .out = {{NULL, 'r', 3, {p->nq, p->heads, p->dv}}, {NULL, 'w', 2, {p->nq, p->heads}}}};
-}
-
-static kt_case backward_case(const problem *p)
-{
-    return (kt_case){.op = "attention_bwd",
-                     .attrs = p->attrs,
-                     .num_in = 9,
-                     .num_out = 3,
-                     .in = {{p->g, 'r', 3, {p->nq, p->heads, p->dv}},
-                            {p->q, 'r', 3, {p->nq, p->heads, p->d}},
-                            {p->k, 'r', 3, {p->nk, p->kv, p->d}},
-                            {p->v, 'r', 3, {p->nk, p->kv, p->dv}},
-                            {p->o, 'r', 3, {p->nq, p->heads, p->dv}},
-                            {p->lse, 'w', 2, {p->nq, p->heads}},
-                            {p->q_idx, 'i', 1, {p->nq}},
-                            {p->k_idx, 'i', 1, {p->nk}},
-                            {p->doc, 'i', 1, {p->nq}}},
-                     .out = {{NULL, 'r', 3, {p->nq, p->heads, p->d}},
-                             {NULL, 'r', 3, {p->nk, p->kv, p->d}},
-                             {NULL, 'r', 3, {p->nk, p->kv, p->dv}}}};
-}
-
-/* ---- against the naive definition
- * ----------------------------------------------------------------------------- */
-
-static void compare_here(void *context)
-{
-    problem *p = context;
-    kt_case f = forward_case(p), b = backward_case(p);
-    int64_t no = p->nq * p->heads * p->dv, nl = p->nq * p->heads, ndq = nl * p->d, ndk = p->nk * p->kv * p->d;
-    for (int type = 0; type < 3; type++) {
-        double *got = ht_run(&f, ht_reals[type], 2, false);
-        ht_near("attention o", ht_reals[type], got, p->o, no, forward_tol[type]);
-        ht_near("attention lse", ht_reals[type], got + no, p->lse, nl, forward_tol[type ? 1 : 0]);
-        free(got);
-        got = ht_run(&b, ht_reals[type], 2, false);
-        ht_near("attention dq", ht_reals[type], got, p->dq, ndq, backward_tol[type]);
-        ht_near("attention dk", ht_reals[type], got + ndq, p->dk, ndk, backward_tol[type]);
-        ht_near("attention dv", ht_reals[type], got + ndq + ndk, p->dvv, p->nk * p->kv * p->dv,
-                backward_tol[type]);
-        free(got);
-    }
-}
-
-static void compare(problem p)
-{
-    solve(&p);
-    ht_each_isa(compare_here, &p);
-    release(&p);
-}
 
 static void test_attention__matches_definition(void **state)
 {
@@ -388,35 +205,6 @@ static void test_attention__shuffled_tokens_with_their_indices(void **state)
     compare(p);
 }
 
-/* the same bits for any number of threads, every number twice: units of backward wait for each other */
-static void bits_here(void *context)
-{
-    static const int threads[] = {1, 2, 3, 4, 7, 2, 3, 4, 7};
-    const kt_case *k = context;
-    for (int type = 1; type < 3; type++) {
-        char *first = NULL, *got;
-        size_t bytes;
-        for (size_t i = 0; i < sizeof threads / sizeof *threads; i++) {
-            assert_int_equal(kt_call(k, ht_reals[type], threads[i], false, &got, &bytes), AM_OK);
-            if (first && memcmp(first, got, bytes))
-                fail_msg("%s %s isa %s: %d threads give other bits than 1", k->op,
-                         am_dtype_name(ht_reals[type]), am_isa_name(am_kernels_cpu_isa()), threads[i]);
-            if (first) free(got);
-            if (!first) first = got;
-        }
-        free(first);
-    }
-}
-
-static void same_bits(problem p)
-{
-    solve(&p);
-    kt_case f = forward_case(&p), b = backward_case(&p);
-    ht_each_isa(bits_here, &f);
-    ht_each_isa(bits_here, &b);
-    release(&p);
-}
-
 /* indices as a context-parallel rank has them: of 4 equal pieces of the tokens, the first and the last are
  * its queries, and the keys came from other ranks in another order */
 static problem make_pieces(int64_t n, int64_t window, int64_t doc)
@@ -534,29 +322,6 @@ static void test_attention__workspace_grows_with_the_keys_alone(void **state)
 
 /* ---- finite differences in f64
  * -------------------------------------------------------------------------------------- */
-
-static double weighted_output(const problem *p)
-{
-    kt_case f = forward_case(p);
-    double *got = ht_run(&f, AM_F64, 1, false), sum = 0;
-    for (int64_t i = 0; i < p->nq * p->heads * p->dv; i++) sum += got[i] * p->g[i];
-    free(got);
-    return sum;
-}
-
-static void check_gradient(problem *p, const char *name, double *x, const double *grad, int64_t n)
-{
-    const double h = 1e-5; /* error h²·f''' ~ 1e-10 and 1e-16/h ~ 1e-11 */
-    for (int64_t i = 0; i < n; i += 3) {
-        double keep = x[i];
-        x[i] = keep + h;
-        double up = weighted_output(p);
-        x[i] = keep - h;
-        double slope = (up - weighted_output(p)) / (2 * h);
-        x[i] = keep;
-        ht_near(name, AM_F64, &grad[i], &slope, 1, 1e-8);
-    }
-}
 
 static void test_attention_bwd__finite_differences(void **state)
 {

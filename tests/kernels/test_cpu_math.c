@@ -64,6 +64,26 @@ static double worst(const map_fn f[AM_ISA_COUNT], double (*exact)(double))
     return max;
 }
 
+/* the same where the exact function is not a number for some: there the result must not be one either */
+static double worst_of(const map_fn f[AM_ISA_COUNT], double (*exact)(double))
+{
+    static float x[BATCH], y[BATCH];
+    double max = 0;
+    for (uint64_t u = 0; u <= UINT32_MAX;) {
+        int64_t n = 0;
+        for (; n < BATCH && u <= UINT32_MAX; n++, u += 211) x[n] = am_cpu_bits_float((uint32_t)u);
+        map_all(f, x, y, n);
+        for (int64_t i = 0; i < n; i++) {
+            double want = exact((double)x[i]);
+            if (isnan(want) != isnan(y[i])) fail_msg("at %a: %a, not %a", x[i], y[i], want);
+            if (isnan(want) || (isinf(want) && isinf(y[i]) && (want < 0) == (y[i] < 0))) continue;
+            double u_ = ulps(y[i], want);
+            if (u_ > max) max = u_;
+        }
+    }
+    return max;
+}
+
 static void test_cpu_math__exp(void **state)
 {
     static const map_fn f[] = MAPS(map_exp);
@@ -92,6 +112,24 @@ static void test_cpu_math__erf(void **state)
     print_message("erf: %.3f ulp\n", e);
     assert_true(e <= 1.5);
     assert_true(one(f, INFINITY) == 1 && one(f, -INFINITY) == -1 && signbit(one(f, -0.0f)));
+}
+
+static void test_cpu_math__logarithms(void **state)
+{
+    static const map_fn f[] = MAPS(map_log), g[] = MAPS(map_log1p), h[] = MAPS(map_expm1);
+    double a = worst_of(f, log), b = worst_of(g, log1p), c = worst_of(h, expm1);
+    print_message("log: %.3f ulp, log1p: %.3f ulp, expm1: %.3f ulp\n", a, b, c);
+    assert_true(a <= 1.5 && b <= 1.5 && c <= 2);
+    assert_true(one(f, 0.0f) == -INFINITY && isnan(one(f, -1.0f)) && one(f, INFINITY) == INFINITY && one(f, 1.0f) == 0);
+    assert_true(one(g, -1.0f) == -INFINITY && isnan(one(g, -1.5f)) && one(g, INFINITY) == INFINITY);
+    assert_true(one(h, -INFINITY) == -1 && one(h, INFINITY) == INFINITY);
+}
+
+static void test_cpu_math__floor_and_sqrt(void **state)
+{
+    static const map_fn f[] = MAPS(map_floor), g[] = MAPS(map_sqrt);
+    assert_true(worst_of(f, floor) == 0);
+    assert_true(worst_of(g, sqrt) <= 0.5);
 }
 
 static void test_cpu_math__sincos(void **state)
@@ -148,7 +186,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_math__exp),  cmocka_unit_test(test_cpu_math__tanh),
-        cmocka_unit_test(test_cpu_math__erf),  cmocka_unit_test(test_cpu_math__sincos),
+        cmocka_unit_test(test_cpu_math__erf),  cmocka_unit_test(test_cpu_math__logarithms),
+        cmocka_unit_test(test_cpu_math__floor_and_sqrt), cmocka_unit_test(test_cpu_math__sincos),
         cmocka_unit_test(test_cpu_math__bf16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

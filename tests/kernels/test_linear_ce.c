@@ -24,6 +24,7 @@ typedef struct problem {
     int32_t *labels;
     double *h, *w, *dlogp;
     double *lse, *target, *dh, *dw; /* naive */
+    double *bias, *db;              /* NULL: none */
 } problem;
 
 static void *room(int64_t n, size_t size)
@@ -54,11 +55,12 @@ static void solve(problem *p)
     p->target = room(p->n, 8);
     p->dh = room(p->n * p->d, 8);
     p->dw = room(p->v * p->d, 8);
+    p->db = p->bias ? room(p->v, 8) : NULL;
     for (int64_t t = 0; t < p->n; t++) {
         if (p->labels[t] < 0) continue;
         double sum = 0;
         for (int64_t v = 0; v < p->v; v++) {
-            x[v] = 0;
+            x[v] = p->bias ? p->bias[v] : 0;
             for (int64_t i = 0; i < p->d; i++) x[v] += p->h[t * p->d + i] * p->w[v * p->d + i];
             bend[v] = cap != 0 ? tanh(x[v] / cap) : 0;
             if (cap != 0) x[v] = cap * bend[v];
@@ -68,6 +70,7 @@ static void solve(problem *p)
         p->target[t] = x[p->labels[t]];
         for (int64_t v = 0; v < p->v; v++) {
             double g = p->dlogp[t] * ((v == p->labels[t]) - exp(x[v]) / sum) * (1 - bend[v] * bend[v]);
+            if (p->db) p->db[v] += g;
             for (int64_t i = 0; i < p->d; i++) {
                 p->dh[t * p->d + i] += g * p->w[v * p->d + i];
                 p->dw[v * p->d + i] += g * p->h[t * p->d + i];
@@ -80,7 +83,7 @@ static void solve(problem *p)
 
 static void release(problem *p)
 {
-    void *all[] = {p->labels, p->h, p->w, p->dlogp, p->lse, p->target, p->dh, p->dw};
+    void *all[] = {p->labels, p->h, p->w, p->dlogp, p->lse, p->target, p->dh, p->dw, p->bias, p->db};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
@@ -88,11 +91,12 @@ static kt_case forward_case(const problem *p)
 {
     return (kt_case){.op = "linear_ce",
                      .attrs = p->attrs,
-                     .num_in = 3,
+                     .num_in = p->bias ? 4 : 3,
                      .num_out = 2,
                      .in = {{p->h, 'r', 2, {p->n, p->d}},
                             {p->w, 'r', 2, {p->v, p->d}},
-                            {p->labels, 'i', 1, {p->n}}},
+                            {p->labels, 'i', 1, {p->n}},
+                            {p->bias, 'r', 1, {p->v}}},
                      .out = {{NULL, 'w', 1, {p->n}}, {NULL, 'w', 1, {p->n}}}};
 }
 
@@ -100,15 +104,16 @@ static kt_case backward_case(const problem *p)
 {
     return (kt_case){.op = "linear_ce_bwd",
                      .attrs = p->attrs,
-                     .num_in = 5,
-                     .num_out = 2,
+                     .num_in = p->bias ? 6 : 5,
+                     .num_out = p->bias ? 3 : 2,
                      .accumulates = true,
                      .in = {{p->h, 'r', 2, {p->n, p->d}},
                             {p->w, 'r', 2, {p->v, p->d}},
                             {p->labels, 'i', 1, {p->n}},
                             {p->lse, 'w', 1, {p->n}},
-                            {p->dlogp, 'w', 1, {p->n}}},
-                     .out = {{NULL, 'r', 2, {p->n, p->d}}, {NULL, 'w', 2, {p->v, p->d}}}};
+                            {p->dlogp, 'w', 1, {p->n}},
+                            {p->bias, 'r', 1, {p->v}}},
+                     .out = {{NULL, 'r', 2, {p->n, p->d}}, {NULL, 'w', 2, {p->v, p->d}}, {NULL, 'w', 1, {p->v}}}};
 }
 
 static kt_case grad_case(const problem *p, int64_t chunk)
@@ -150,7 +155,7 @@ static void compare_both_here(const problem *p)
 static void compare_here(void *context)
 {
     problem *p = context;
-    if (p->attrs.softcap == 0) compare_both_here(p);
+    if (p->attrs.softcap == 0 && !p->bias) compare_both_here(p);
     kt_case f = forward_case(p), b = backward_case(p);
     for (int type = 0; type < 3; type++) {
         double *got = ht_run(&f, ht_reals[type], 2, false);
@@ -159,8 +164,11 @@ static void compare_here(void *context)
         free(got);
         for (int acc = 0; acc < 2; acc++) {
             got = ht_run(&b, ht_reals[type], 2, acc);
+            double *db = got + (p->n + p->v) * p->d;
             for (int64_t i = 0; acc && i < p->v * p->d; i++)
-                got[p->n * p->d + i] -= 1; /* dw alone accumulates */
+                got[p->n * p->d + i] -= 1; /* dw and db accumulate, dh does not */
+            for (int64_t i = 0; acc && p->bias && i < p->v; i++) db[i] -= 1;
+            if (p->bias) ht_near("db", ht_reals[type], db, p->db, p->v, backward_tol[type]);
             ht_near("dh", ht_reals[type], got, p->dh, p->n * p->d, backward_tol[type]);
             ht_near("dw", ht_reals[type], got + p->n * p->d, p->dw, p->v * p->d, backward_tol[type]);
             free(got);
@@ -193,6 +201,18 @@ static void test_linear_ce__softcap(void **state)
     problem p = make(30, 24, 200, 1);
     p.attrs.softcap = 3;
     compare(p);
+}
+
+static void test_linear_ce__bias(void **state)
+{
+    static const int every[] = {1, 2, 7, 0}; /* supervised tokens */
+    for (size_t i = 0; i < sizeof every / sizeof *every; i++) {
+        problem p = make(50, 24, 1300, every[i]);
+        p.bias = ht_random(4, p.v);
+        p.attrs.softcap = i == 1 ? 3 : 0;
+        p.attrs.chunk = 4;
+        compare(p);
+    }
 }
 
 static void test_linear_ce__chunks_of_any_size(void **state)
@@ -338,10 +358,14 @@ static void test_linear_ce__threads_change_no_bit(void **state)
     problem p = make(90, 40, 1300, 2);
     p.attrs.chunk = 20;
     solve(&p);
-    kt_case f = forward_case(&p), b = backward_case(&p), g = grad_case(&p, 20);
-    ht_bitwise(&f);
-    ht_bitwise(&b);
+    kt_case g = grad_case(&p, 20);
     ht_bitwise(&g);
+    for (int biased = 0; biased < 2; biased++) {
+        if (biased) p.bias = ht_random(4, p.v);
+        kt_case f = forward_case(&p), b = backward_case(&p);
+        ht_bitwise(&f);
+        ht_bitwise(&b);
+    }
     release(&p);
 }
 
@@ -404,6 +428,7 @@ int main(void)
         cmocka_unit_test(test_linear_ce__matches_definition),
         cmocka_unit_test(test_linear_ce__nothing_supervised),
         cmocka_unit_test(test_linear_ce__softcap),
+        cmocka_unit_test(test_linear_ce__bias),
         cmocka_unit_test(test_linear_ce__chunks_of_any_size),
         cmocka_unit_test(test_linear_ce__vocabulary_in_two_parts),
         cmocka_unit_test(test_linear_ce_bwd__either_output_alone),
