@@ -34,4 +34,8 @@ void am_bench_json_step(const am_step_bench *b, bool memory);
 void am_bench_json_passes(const am_pass_bench *b);
 void am_bench_json_start(const am_start_clock *c);
 
+/** Open the tokenizer of `model` and encode the texts of a JSONL file ({"text": …}; NULL: open alone), the best of `rounds`,
+ *  and print what that took. */
+am_status am_bench_tokenizer(const char *model, const char *file, int rounds, bool json) AM_WARN_UNUSED;
+
 #endif

@@ -240,7 +240,12 @@ am_status am_cli_check_tokenizer(const am_tokenizer *t, const am_hf_model *m)
     am_status st = AM_OK;
     int64_t vocab = 0, ids = am_tokenizer_vocab_size(t);
     AM_TRY(am_hf_config_i64(m, "vocab_size", 0, &vocab));
-    AM_CHECK(vocab <= 0 || ids <= vocab, AM_ERR_MODEL,
+    bool added = vocab > 0 && ids > vocab && am_tokenizer_added_from(t, vocab) == ids - vocab;
+    if (added)
+        am_log(AM_LOG_INFO, "cli",
+               "%s has %" PRId64 " added tokens beyond the %" PRId64 " of the model (vocab_size): text that spells one is refused",
+               am_tokenizer_path(t), ids - vocab, vocab);
+    AM_CHECK(vocab <= 0 || ids <= vocab || added, AM_ERR_MODEL,
              "%s has token ids up to %" PRId64 ", the model of %s only %" PRId64
              " (vocab_size): this is not the model's tokenizer",
              am_tokenizer_path(t), ids - 1, m->config_path, vocab);

@@ -36,7 +36,7 @@ void      am_cli_source_release(am_cli_source *s);
 am_status am_cli_source_load(const am_cli_source *s, am_exec *e, const am_program *p) AM_WARN_UNUSED;
 /** "float32", "bfloat16" …: `text`, else what config.json says where we compute in it, else float32. */
 am_status am_cli_compute_dtype(const char *text, const am_hf_model *m, am_dtype *out) AM_WARN_UNUSED;
-/** Refuses a tokenizer whose ids go beyond the model's vocabulary. */
+/** Refuses a tokenizer whose ids go beyond the model's vocabulary, unless those ids are added tokens (then one line says so). */
 am_status am_cli_check_tokenizer(const am_tokenizer *t, const am_hf_model *m) AM_WARN_UNUSED;
 
 /* ---- ranks ------------------------------------------------------------------------------------------------------- */

@@ -18,18 +18,18 @@ static const am_cli_option options[] = {
     {"passes", 0, AM_CLI_FLAG, NULL, NULL,
      "step: the recipe beside the same with each optional pass set to each of its other values: step, "
      "memory, operators; every one in fresh processes, in turn."},
-    {"rounds", 0, AM_CLI_INT, "3", "N", "step --passes: N rounds over all of them."},
-    {"dtype", 0, AM_CLI_STRING, "float32", "T", "gemm: float32 or bfloat16 (a step takes the recipe's)."},
+    {"rounds", 0, AM_CLI_INT, "3", "N", "step --passes: N rounds over all of them; tokenizer: the best of N."},
+    {"dtype", 0, AM_CLI_STRING, "float32", "T", "gemm, experts: float32 or bfloat16 (a step takes the recipe's)."},
     {"json", 0, AM_CLI_FLAG, NULL, NULL, "Print JSON."},
     {0},
 };
 const am_cli_command am_bench_command = {
     "automodel bench",
     "step CONFIG [--section.key=value …] [--profile] [--memory] [--passes] | start CONFIG "
-    "[--section.key=value …] | gemm [--dtype T]",
+    "[--section.key=value …] | gemm [--dtype T] | experts [--dtype T] | tokenizer MODEL [FILE.jsonl]",
     "Measures a training step of a recipe on random tokens, the start of a run from the command to its first "
-    "step (with the recipe's data), or the ceilings of this machine; under mpirun or srun on all ranks.",
-    options, 1, 2, true};
+    "step (with the recipe's data), the ceilings of this machine, products by expert beside them, or a model's tokenizer; under mpirun or srun on all ranks.",
+    options, 1, 3, true};
 
 static am_status run_one_step(const am_cli *cli, int steps)
 {
@@ -147,6 +147,42 @@ done:
     return st;
 }
 
+static am_status run_experts(const am_cli *cli)
+{
+    am_status st = AM_OK;
+    am_engine *e = NULL;
+    am_expert_rate rows[AM_EXPERT_RATES];
+    am_dtype t = AM_F32;
+    int num = 0;
+    AM_CHECK(am_cli_num_positionals(cli) == 1, AM_ERR_USAGE, "bench experts takes no recipe");
+    AM_TRY(refuse_others(cli, "experts", "dtype"));
+    AM_CHECK(am_dtype_parse(am_cli_string(cli, "dtype"), &t) && (t == AM_F32 || t == AM_BF16), AM_ERR_USAGE,
+             "--dtype is float32 or bfloat16, not %s", am_cli_string(cli, "dtype"));
+    AM_TRY(am_engine_open(&(am_engine_options){.quiet = true}, &e));
+    AM_TRY(am_bench_experts(e->device, t, rows, &num));
+    if (am_cli_flag(cli, "json"))
+        am_bench_json_experts(rows, num);
+    else
+        am_bench_print_experts(rows, num, t, e->threads);
+    AM_TRY(am_engine_close(&e));
+done:
+    return st;
+}
+
+static am_status run_tokenizer(const am_cli *cli)
+{
+    am_status st = AM_OK;
+    int64_t rounds = am_cli_int(cli, "rounds");
+    AM_CHECK(am_cli_num_positionals(cli) >= 2, AM_ERR_USAGE,
+             "bench tokenizer needs a model: automodel bench tokenizer MODEL [FILE.jsonl]");
+    AM_CHECK(rounds >= 1 && rounds <= 1000, AM_ERR_USAGE, "--rounds is 1 to 1000, not %" PRId64, rounds);
+    AM_TRY(refuse_others(cli, "tokenizer", "rounds"));
+    AM_TRY(am_bench_tokenizer(am_cli_positional(cli, 1), am_cli_num_positionals(cli) > 2 ? am_cli_positional(cli, 2) : NULL,
+                              (int)rounds, am_cli_flag(cli, "json")));
+done:
+    return st;
+}
+
 am_status am_cmd_bench(int argc, char **argv)
 {
     am_status st = AM_OK;
@@ -163,8 +199,12 @@ am_status am_cmd_bench(int argc, char **argv)
         AM_TRY(run_start(cli));
     else if (strcmp(what, "gemm") == 0)
         AM_TRY(run_gemm(cli));
+    else if (strcmp(what, "experts") == 0)
+        AM_TRY(run_experts(cli));
+    else if (strcmp(what, "tokenizer") == 0)
+        AM_TRY(run_tokenizer(cli));
     else
-        AM_FAIL(AM_ERR_USAGE, "bench measures \"step\", \"start\" or \"gemm\", not \"%s\"", what);
+        AM_FAIL(AM_ERR_USAGE, "bench measures \"step\", \"start\", \"gemm\", \"experts\" or \"tokenizer\", not \"%s\"", what);
 done:
     am_cli_free(&cli);
     return st;

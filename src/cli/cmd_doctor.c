@@ -373,17 +373,17 @@ done:
 static am_status check_cards(am_doctor *d)
 {
     am_status st = AM_OK;
-    am_card *c = NULL;
-    am_status found = am_card_find(NULL, "", &c); /* no such family: the sentence lists those there are */
-    char text[1024];
-    snprintf(text, sizeof text, "%s", found == AM_OK ? "" : am_error_message());
-    const char *list = strstr(text, "there are cards for ");
-    bool some = list && strcmp(list, "there are cards for nothing") != 0;
+    char **families = NULL, text[1024];
+    size_t n = 0;
+    am_status read = am_card_families(NULL, &families, &n);
+    if (read == AM_OK)
+        snprintf(text, sizeof text, "%zu families", n);
+    else
+        snprintf(text, sizeof text, "%s", am_error_message());
     am_error_clear();
-    AM_TRY(add(d, "model cards", some ? list + strlen("there are cards for ") : text,
-               some ? NULL : "install automodel with its configs/, or name the folder with AM_CARDS"));
+    AM_TRY(add(d, "model cards", text, n > 0 ? NULL : "install automodel with its configs/, or name the folder with AM_CARDS"));
 done:
-    am_card_free(&c);
+    am_card_paths_free(&families, n);
     return st;
 }
 

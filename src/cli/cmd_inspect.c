@@ -15,6 +15,11 @@ static const am_cli_option options[] = {
     {"card", 0, AM_CLI_STRING, NULL, "NAME", "Model card, by name or file; none: chosen by model_type."},
     {"card-text", 0, AM_CLI_FLAG, NULL, NULL,
      "Print the card with what it takes over from others, and nothing else."},
+    {"match", 0, AM_CLI_FLAG, NULL, NULL,
+     "Try every card on this model: which name its tensors and read its keys, and the loss of a text under each of them."},
+    {"text", 0, AM_CLI_STRING, NULL, "FILE", "With --match: the text (its first 1024 tokens); none: a paragraph of English."},
+    {"new-card", 0, AM_CLI_FLAG, NULL, NULL,
+     "Print a draft card for a model type without one, what is not known marked ???, and nothing else."},
     {"program", 0, AM_CLI_FLAG, NULL, NULL,
      "Print the program of a training step (operators, waits, memory), and nothing else."},
     {"rows", 0, AM_CLI_INT, "1", "N", "With --program: sequences of a micro-batch."},
@@ -232,7 +237,7 @@ static am_status tell(const am_cli *cli, const am_cli_source *s)
         goto done;
     }
     if (checkpoint) print_checkpoint(checkpoint);
-    am_inspect_print_model(model);
+    am_inspect_print_model(model, isatty(1));
 done:
     json_decref(model);
     json_decref(checkpoint);
@@ -257,6 +262,7 @@ static am_status inspect_source(const am_cli *cli)
     for (size_t i = 0; i < sizeof for_program / sizeof *for_program; i++)
         AM_CHECK(program || !am_cli_given(cli, for_program[i]), AM_ERR_USAGE, "--%s goes with --program",
                  for_program[i]);
+    AM_CHECK(!am_cli_given(cli, "text"), AM_ERR_USAGE, "--text goes with --match");
     AM_CHECK(program + card + am_cli_flag(cli, "json") <= 1, AM_ERR_USAGE,
              "--json, --program and --card-text each print something of their own: give one of them");
     AM_TRY(am_cli_source_open(am_cli_positional(cli, 0), &o, &s));
@@ -275,6 +281,34 @@ done:
     return st;
 }
 
+static am_status inspect_match(const am_cli *cli)
+{
+    static const char *const others[] = {"card", "card-text", "program", "rows", "seq-len", "ranks", "rank", "dtype", "verify",
+                                         "model", "samples", "tokenizer"};
+    am_status st = AM_OK;
+    json_t *o = NULL;
+    am_str draft = {0};
+    bool new_card = am_cli_flag(cli, "new-card");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        AM_CHECK(!am_cli_given(cli, others[i]), AM_ERR_USAGE, "--%s does not go with --match and --new-card", others[i]);
+    AM_CHECK(!new_card || !(am_cli_flag(cli, "match") || am_cli_flag(cli, "json") || am_cli_given(cli, "text")), AM_ERR_USAGE,
+             "--new-card prints a card and goes with no other option");
+    if (new_card) {
+        AM_TRY(am_inspect_new_card(am_cli_positional(cli, 0), &draft));
+        fputs(draft.s, stdout);
+        goto done;
+    }
+    AM_TRY(am_inspect_match(am_cli_positional(cli, 0), am_cli_string(cli, "text"), &o));
+    if (am_cli_flag(cli, "json"))
+        AM_TRY(print_json(o));
+    else
+        am_inspect_print_match(o);
+done:
+    json_decref(o);
+    am_str_release(&draft);
+    return st;
+}
+
 am_status am_cmd_inspect(int argc, char **argv)
 {
     am_status st = AM_OK;
@@ -282,6 +316,8 @@ am_status am_cmd_inspect(int argc, char **argv)
     AM_TRY(am_cli_parse(&am_inspect_command, argc, (const char *const *)argv, &cli));
     if (am_cli_help_wanted(cli))
         am_cli_print_help(&am_inspect_command, stdout);
+    else if (am_cli_flag(cli, "match") || am_cli_flag(cli, "new-card"))
+        AM_TRY(inspect_match(cli));
     else if (am_inspect_is_shards(am_cli_positional(cli, 0)))
         AM_TRY(inspect_shards(cli));
     else

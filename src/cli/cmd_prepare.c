@@ -74,8 +74,8 @@ done:
     return st;
 }
 
-/* Ids beyond the model's vocabulary would only be found when training starts. */
-static am_status check_vocabulary(const char *tokenizer_dir, const char *model_spec)
+/* Ids beyond the model's vocabulary would only be found when training starts.  *vocab: the model's; 0: not said. */
+static am_status check_vocabulary(const char *tokenizer_dir, const char *model_spec, int64_t *vocab)
 {
     am_status st = AM_OK;
     am_tokenizer *t = NULL;
@@ -83,6 +83,7 @@ static am_status check_vocabulary(const char *tokenizer_dir, const char *model_s
     AM_TRY(am_hf_model_open(model_spec, AM_HF_WEIGHTS_NONE, &m));
     AM_TRY(am_tokenizer_open(tokenizer_dir, &t));
     AM_TRY(am_cli_check_tokenizer(t, m));
+    AM_TRY(am_hf_config_i64(m, "vocab_size", 0, vocab));
 done:
     am_tokenizer_free(&t);
     am_hf_model_free(&m);
@@ -127,7 +128,7 @@ static am_status job_of_options(am_prepare_run *r)
                                 .supervise_all = am_cli_flag(c, "supervise-all"),
                                 .special_as_text = am_cli_flag(c, "special-as-text")};
     AM_TRY(am_path_join(j->tokenizer, "config.json", &config));
-    if (am_path_exists(config)) AM_TRY(check_vocabulary(j->tokenizer, j->tokenizer));
+    if (am_path_exists(config)) AM_TRY(check_vocabulary(j->tokenizer, j->tokenizer, &j->o.vocab_size));
 done:
     am_free(&config);
     return st;
@@ -198,7 +199,7 @@ static am_status find_tokenizer(am_prepare_run *r, am_job *j)
         AM_TRY(am_hf_resolve(own, &j->tokenizer));
     else
         AM_TRY(am_strdup(m->dir, &j->tokenizer));
-    AM_TRY(check_vocabulary(j->tokenizer, spec));
+    AM_TRY(check_vocabulary(j->tokenizer, spec, &j->o.vocab_size));
     AM_TRY(am_path_join(m->dir, "tokenizer.json", &theirs));
     AM_TRY(am_path_join(j->tokenizer, "tokenizer.json", &ours));
     if (!own || !am_path_exists(theirs) || !am_path_exists(ours)) goto done;

@@ -7,12 +7,30 @@
 
 #include <jansson.h>
 
-/** {"model_type", "family", "card", "dir", "dtypes", "bytes", "files", "parameters", "trainable", "vocab_size", "layers", "kinds":
- *  [{"layers": "0-29", "count", "parameters", "attention": {"heads", "kv_heads", "width", "window"} | null, "tensors": […]}],
- *  "outside": [tensors], "tokenizer": {…} | null, "chat_template": {…} | null}; a tensor: {"name", "shape", "uses"}.
+/** {"model_type", "family", "card", "dir", "dtypes", "bytes", "files", "parameters", "trainable", "active", "vocab_size", "layers", "kinds":
+ *  [{"layers": "0-29", "count", "parameters", "attention": {"heads", "kv_heads", "width", "window"} | null, "tensors": […], "block":
+ *  [lines]}], "outside": [tensors], "tokenizer": {…} | null, "chat_template": {…, "sample": {"tokens", "supervised", "parts"}} | null}; a
+ *  tensor: {"name", "shape", "uses"}.
  *  @param frozen  names of parameters that are not trained. */
 am_status am_inspect_model(const am_model *m, const char *const *frozen, size_t num_frozen, json_t **out) AM_WARN_UNUSED;
-void      am_inspect_print_model(const json_t *model);
+/** @param colour  supervised text in colour; false: in [[ ]]. */
+void      am_inspect_print_model(const json_t *model, bool colour);
+/** The operators of a layer's forward pass as lines of text, appended to `lines`. */
+am_status am_inspect_block(am_graph *g, int layer, json_t *lines) AM_WARN_UNUSED;
+/** A parameter's name without its layer's prefix; borrowed. */
+const char *am_inspect_name_within(const am_param *p);
+/** Runs of supervised and other tokens: {"supervised", "text" | "ids"} each, appended to `parts`.  @param t  NULL: ids. */
+am_status am_inspect_parts(const am_tokenizer *t, const uint32_t *ids, const uint8_t *mask, int64_t n, json_t *parts) AM_WARN_UNUSED;
+void      am_inspect_print_parts(const json_t *parts, bool colour);
+
+/** Every card beside this model: {"kind": "match", "model_type", "verdict", "cards": [{"card", "path", "tensors_fit", "named", "missing",
+ *  "extra", "missing_names", "extra_names", "unread", "reason", "loss"?}]}, the best first.  Where the model has weights and a tokenizer,
+ *  cards that name every tensor are run on a text (fp32, one rank).
+ *  @param file  the text (its first 1024 tokens); NULL: a paragraph of English of our own.  */
+am_status am_inspect_match(const char *spec, const char *file, json_t **out) AM_WARN_UNUSED;
+void      am_inspect_print_match(const json_t *match);
+/** A draft card for the model's type, on top of the card that comes nearest, unknowns marked ???. */
+am_status am_inspect_new_card(const char *spec, am_str *out) AM_WARN_UNUSED;
 
 /** Is `spec` a token shard (NAME.h5) or a folder of them? */
 bool am_inspect_is_shards(const char *spec);

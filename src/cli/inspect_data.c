@@ -58,6 +58,17 @@ done:
     return st;
 }
 
+am_status am_inspect_parts(const am_tokenizer *t, const uint32_t *ids, const uint8_t *mask, int64_t n, json_t *parts)
+{
+    am_status st = AM_OK;
+    for (int64_t i = 0, k; i < n; i = k) {
+        for (k = i + 1; k < n && mask[k] == mask[i]; k++) continue;
+        AM_TRY(part_json(t, ids, (size_t)i, (size_t)k, mask[i] != 0, parts));
+    }
+done:
+    return st;
+}
+
 static am_status sample_json(am_shard *s, int64_t sequence, const am_tokenizer *t, json_t *samples)
 {
     am_status st = AM_OK;
@@ -69,10 +80,7 @@ static am_status sample_json(am_shard *s, int64_t sequence, const am_tokenizer *
     AM_TRY(am_calloc((size_t)n, sizeof *ids, &ids));
     AM_TRY(am_calloc((size_t)n, sizeof *mask, &mask));
     AM_TRY(am_shard_read(s, (int64_t)offset[sequence], n, ids, mask));
-    for (int64_t i = 0, k; i < n; i = k) {
-        for (k = i + 1; k < n && mask[k] == mask[i]; k++) continue;
-        AM_TRY(part_json(t, ids, (size_t)i, (size_t)k, mask[i] != 0, parts));
-    }
+    AM_TRY(am_inspect_parts(t, ids, mask, n, parts));
     json_array_append_new(samples, json_pack("{s:I, s:I, s:I, s:O}", "tokens", (json_int_t)all, "supervised",
                                              (json_int_t)am_shard_targets(s)[sequence], "left_out",
                                              (json_int_t)(all - n), "parts", parts));
@@ -207,12 +215,19 @@ static void print_part(const json_t *p, bool colour)
     if (!text) putchar(' ');
 }
 
+void am_inspect_print_parts(const json_t *parts, bool colour)
+{
+    size_t i;
+    json_t *p;
+    json_array_foreach(parts, i, p) print_part(p, colour);
+}
+
 void am_inspect_print_shards(const json_t *o, bool colour)
 {
     char a[32], b[32], c[32];
     const char *chat = json_string_value(json_object_get(o, "chat_template_sha256"));
-    size_t i, k;
-    json_t *s, *p;
+    size_t i;
+    json_t *s;
     printf("shards         %zu, %s sequences, %s tokens, %s supervised (%.1f %%)\n",
            json_array_size(json_object_get(o, "shards")), am_cli_thousands(number(o, "sequences"), a),
            am_cli_thousands(number(o, "tokens"), b), am_cli_thousands(number(o, "supervised"), c),
@@ -226,7 +241,7 @@ void am_inspect_print_shards(const json_t *o, bool colour)
     {
         printf("\n--- sample %zu: %" PRId64 " tokens, %" PRId64 " supervised%s\n", i, number(s, "tokens"),
                number(s, "supervised"), colour ? " (in colour)" : " (in [[ ]])");
-        json_array_foreach(json_object_get(s, "parts"), k, p) print_part(p, colour);
+        am_inspect_print_parts(json_object_get(s, "parts"), colour);
         if (number(s, "left_out") > 0) printf(" … and %" PRId64 " tokens more", number(s, "left_out"));
         printf("\n");
     }

@@ -3,21 +3,13 @@
  * same. */
 #include "cli/inspect.h"
 
+#include "graph/layout.h"
 #include "hf/chat.h"
 
 #include <string.h>
 
 /* ---- layers and kinds
  * ------------------------------------------------------------------------------------------------- */
-
-/* "model.layers.3.mlp.up_proj.weight" → "mlp.up_proj.weight": what follows the layer's own number. */
-static const char *name_within(const am_param *p)
-{
-    char number[24];
-    snprintf(number, sizeof number, ".%d.", p->layer);
-    const char *at = p->layer >= 0 ? strstr(p->name, number) : NULL;
-    return at ? at + strlen(number) : p->name;
-}
 
 static uint64_t hash_value(am_graph *g, const am_node *n, int value, uint64_t h)
 {
@@ -26,7 +18,7 @@ static uint64_t hash_value(am_graph *g, const am_node *n, int value, uint64_t h)
     for (int d = 0; d < v->rank; d++) h = am_hash64(&v->dim[d].global, sizeof v->dim[d].global, h);
     h = am_hash64(&v->dtype, sizeof v->dtype, h);
     if (v->param >= 0) {
-        const char *name = name_within(am_graph_param_at(g, v->param));
+        const char *name = am_inspect_name_within(am_graph_param_at(g, v->param));
         return am_hash64(name, strlen(name), h);
     }
     am_node *producer = v->producer >= 0 ? am_graph_node_at(g, v->producer) : NULL;
@@ -48,11 +40,42 @@ static uint64_t layer_hash(am_graph *g, int layer)
     return h;
 }
 
+/* "experts.0.w" of 64 tensors → "experts.{0..63}.w": where the first two names differ stands the axis. */
+static am_status stacked_name(const am_param *p, const char *name, am_str *out)
+{
+    const char *a = p->disk.tensor[0], *b = p->disk.tensor[1];
+    size_t skip = (size_t)(strlen(p->name) - strlen(name)), same = 0;
+    while (a[same] && a[same] == b[same]) same++;
+    if (same < skip || a[same] != '0') return am_str_printf(out, "%s", name);
+    return am_str_printf(out, "%.*s{0..%d}%s", (int)(same - skip), name, p->disk.num_tensors - 1, name + same - skip + 1);
+}
+
+/* "part 2 of H d + K d + K d" of a fused tensor; its layout alone says little where it has many parts. */
+static am_status part_text(const am_param *p, am_str *out)
+{
+    am_status st = AM_OK;
+    int parts = p->disk.whole ? am_layout_num_parts(p->disk.whole) : 0;
+    if (parts == 0) goto done;
+    AM_TRY(am_str_printf(out, "part %d of ", p->disk.part + 1));
+    if (parts > 8)
+        AM_TRY(am_str_printf(out, "%d", parts));
+    else
+        AM_TRY(am_layout_print(p->disk.whole, out));
+done:
+    return st;
+}
+
 static json_t *tensor_json(const am_param *p, const char *name)
 {
-    json_t *shape = json_array();
+    json_t *shape = json_array(), *o;
+    am_str label = {0}, part = {0};
     for (int d = 0; d < p->rank; d++) json_array_append_new(shape, json_integer(p->dim[d]));
-    return json_pack("{s:s, s:o, s:i}", "name", name, "shape", shape, "uses", p->uses);
+    bool named = p->disk.num_tensors > 1 && stacked_name(p, name, &label) == AM_OK;
+    o = json_pack("{s:s, s:o, s:i}", "name", named ? label.s : name, "shape", shape, "uses", p->uses);
+    if (part_text(p, &part) == AM_OK && part.len) json_object_set_new(o, "part", json_string(part.s));
+    am_str_release(&label);
+    am_str_release(&part);
+    return o;
 }
 
 static json_t *attention_json(am_graph *g, int layer)
@@ -68,18 +91,42 @@ static json_t *attention_json(am_graph *g, int layer)
     return json_null();
 }
 
-static json_t *kind_json(am_graph *g, int layer)
+/* Of an expert-stacked parameter a token uses as many experts as it has slots; of the others all.  g holds one token. */
+static int64_t active_elements(am_graph *g, int param)
 {
-    json_t *tensors = json_array();
+    const am_param *p = am_graph_param_at(g, param);
+    const am_layout *axis = p->rank > 1 ? p->layout[0] : NULL;
+    if (!axis || axis->kind != AM_LAYOUT_DIM || axis->dim.role != AM_ROLE_EXPERTS) return am_param_elements(p);
+    for (int i = 0; i < am_graph_num_nodes(g); i++) {
+        const am_node *n = am_graph_node_at(g, i);
+        bool grouped = strncmp(n->def->name, "grouped_", 8) == 0; /* a router's product reads all its rows */
+        for (int k = 1; grouped && k < n->num_in; k++) {
+            if (n->in[k] < 0 || am_graph_value_at(g, n->in[k])->param != param) continue;
+            int64_t slots = am_graph_value_at(g, n->in[0])->dim[0].local;
+            return am_param_elements(p) / axis->size * am_min_i64(slots, axis->size);
+        }
+    }
+    return am_param_elements(p);
+}
+
+static am_status kind_json(am_graph *g, int layer, json_t **out)
+{
+    am_status st = AM_OK;
+    json_t *tensors = json_array(), *block = json_array();
     int64_t parameters = 0;
+    AM_TRY(am_inspect_block(g, layer, block));
     for (int i = 0; i < am_graph_num_params(g); i++) {
         const am_param *p = am_graph_param_at(g, i);
         if (p->layer != layer) continue;
         parameters += am_param_elements(p);
-        json_array_append_new(tensors, tensor_json(p, name_within(p)));
+        json_array_append_new(tensors, tensor_json(p, am_inspect_name_within(p)));
     }
-    return json_pack("{s:i, s:I, s:o, s:o}", "count", 0, "parameters", (json_int_t)parameters, "attention",
-                     attention_json(g, layer), "tensors", tensors);
+    *out = json_pack("{s:i, s:I, s:o, s:O, s:O}", "count", 0, "parameters", (json_int_t)parameters, "attention",
+                     attention_json(g, layer), "tensors", tensors, "block", block);
+done:
+    json_decref(tensors);
+    json_decref(block);
+    return st;
 }
 
 /* "0-2,5" with one more layer. */
@@ -119,7 +166,9 @@ static am_status kinds_json(am_graph *g, json_t *out)
         while (k < num && hash[k] != h) k++;
         if (k == num) {
             hash[num++] = h;
-            json_array_append_new(kinds, kind_json(g, i));
+            json_t *kind = NULL;
+            AM_TRY(kind_json(g, i, &kind));
+            json_array_append_new(kinds, kind);
         }
         AM_TRY(extend_ranges(json_array_get(kinds, k), i, &last[k]));
     }
@@ -133,7 +182,7 @@ done:
 
 static void count_parameters(am_graph *g, const char *const *frozen, size_t num_frozen, json_t *out)
 {
-    int64_t total = 0, trainable = 0;
+    int64_t total = 0, trainable = 0, active = 0;
     json_t *outside = json_array();
     for (int i = 0; i < am_graph_num_params(g); i++) {
         const am_param *p = am_graph_param_at(g, i);
@@ -141,11 +190,13 @@ static void count_parameters(am_graph *g, const char *const *frozen, size_t num_
         for (size_t k = 0; k < num_frozen; k++) free = free && strcmp(frozen[k], p->name) != 0;
         total += am_param_elements(p);
         trainable += free ? am_param_elements(p) : 0;
+        active += active_elements(g, i);
         if (p->layer < 0 || p->layer >= am_graph_num_layers(g))
             json_array_append_new(outside, tensor_json(p, p->name));
     }
     json_object_set_new(out, "parameters", json_integer(total));
     json_object_set_new(out, "trainable", json_integer(trainable));
+    json_object_set_new(out, "active", json_integer(active));
     json_object_set_new(out, "layers", json_integer(am_graph_num_layers(g)));
     json_object_set_new(out, "outside", outside);
 }
@@ -193,20 +244,52 @@ done:
     return st;
 }
 
+/* A conversation of ours through the model's template: what is trained on is marked. */
+static am_status sample_json(am_chat *c, const am_tokenizer *t, json_t **out)
+{
+    am_status st = AM_OK;
+    am_tok_scratch *scratch = NULL;
+    am_chat_samples samples = {0};
+    json_t *parts = json_array();
+    json_t *talk = json_pack("[{s:s, s:s}, {s:s, s:s}, {s:s, s:s}, {s:s, s:s}]", "role", "user", "content",
+                             "How many legs has a spider?", "role", "assistant", "content", "Eight.", "role", "user",
+                             "content", "And an ant?", "role", "assistant", "content", "Six.");
+    AM_TRY(am_tok_scratch_create(t, &scratch));
+    AM_TRY(am_chat_encode(c, scratch, talk, NULL, AM_CHAT_WHOLE, &samples));
+    AM_CHECK(samples.n == 1, AM_ERR_DATA, "the chat template makes nothing of a conversation");
+    const am_chat_sample *s = &samples.items[0];
+    AM_TRY(am_inspect_parts(t, s->tokens.ids, s->loss_mask, (int64_t)s->tokens.n, parts));
+    *out = json_pack("{s:I, s:I, s:O}", "tokens", (json_int_t)s->tokens.n, "supervised", (json_int_t)s->num_supervised,
+                     "parts", parts);
+done:
+    json_decref(parts);
+    json_decref(talk);
+    am_chat_samples_release(&samples);
+    am_tok_scratch_free(&scratch);
+    return st;
+}
+
 /* Compiled as well, so that a template that Jinja refuses is told here. */
 static void template_json(const am_hf_model *m, json_t *out)
 {
     am_chat *c = NULL;
-    json_t *o = json_null();
+    am_tokenizer *t = NULL;
+    json_t *o = json_null(), *sample = NULL;
     if (am_chat_exists(m->dir)) {
-        if (am_chat_open(m->dir, NULL, NULL, &c) == AM_OK)
+        if (am_tokenizer_open(m->dir, &t) != AM_OK) am_error_clear(); /* told where the tokenizer is */
+        if (am_chat_open(m->dir, t, NULL, &c) == AM_OK)
             o = json_pack("{s:s}", "sha256", am_chat_sha256(c));
         else
             o = json_pack("{s:s}", "error", am_error_message());
+        if (c && t && sample_json(c, t, &sample) == AM_OK)
+            json_object_set_new(o, "sample", sample);
+        else if (c && t)
+            json_object_set_new(o, "sample_error", json_string(am_error_message()));
         am_error_clear();
     }
     json_object_set_new(out, "chat_template", o);
     am_chat_free(&c);
+    am_tokenizer_free(&t);
 }
 
 am_status am_inspect_model(const am_model *m, const char *const *frozen, size_t num_frozen, json_t **out)
@@ -252,7 +335,10 @@ static void print_tensors(const json_t *tensors)
         printf("    %-44s [", text(t, "name"));
         json_array_foreach(json_object_get(t, "shape"), d, n)
             printf("%s%" JSON_INTEGER_FORMAT, d ? ", " : "", json_integer_value(n));
-        printf("]%s\n", number(t, "uses") > 1 ? "  used twice (tied)" : "");
+        printf("]");
+        if (text(t, "part")) printf("  %s", text(t, "part"));
+        if (number(t, "uses") > 1) printf("  used %" PRId64 " times", number(t, "uses"));
+        printf("\n");
     }
 }
 
@@ -269,6 +355,10 @@ static void print_kind(const json_t *k)
     }
     printf("\n");
     print_tensors(json_object_get(k, "tensors"));
+    printf("    as it runs (N tokens)\n");
+    size_t i;
+    json_t *line;
+    json_array_foreach(json_object_get(k, "block"), i, line) printf("      %s\n", json_string_value(line));
 }
 
 static void print_identity(const json_t *m)
@@ -288,17 +378,31 @@ static void print_identity(const json_t *m)
            json_is_object(c) && text(c, "sha256") ? text(c, "sha256") : "");
 }
 
-void am_inspect_print_model(const json_t *m)
+static void print_sample(const json_t *template, bool colour)
 {
-    char a[32], b[32];
+    const json_t *s = json_object_get(template, "sample");
+    if (text(template, "sample_error")) printf("               it refuses a conversation: %s\n", text(template, "sample_error"));
+    if (!json_is_object(s)) return;
+    printf("  a conversation through it: %" PRId64 " tokens, %" PRId64 " supervised%s\n", number(s, "tokens"),
+           number(s, "supervised"), colour ? " (in colour)" : " (in [[ ]])");
+    am_inspect_print_parts(json_object_get(s, "parts"), colour);
+    printf("\n");
+}
+
+void am_inspect_print_model(const json_t *m, bool colour)
+{
+    char a[32], b[32], c[32];
     const char *name;
     json_t *v, *kind;
     size_t i;
     printf("model          %s\n", text(m, "dir"));
     printf("family         %s (model_type %s), card %s\n", text(m, "family"), text(m, "model_type"),
            text(m, "card"));
-    printf("parameters     %s, %s of them trainable\n", am_cli_thousands(number(m, "parameters"), a),
+    printf("parameters     %s, %s of them trainable", am_cli_thousands(number(m, "parameters"), a),
            am_cli_thousands(number(m, "trainable"), b));
+    if (number(m, "active") < number(m, "parameters"))
+        printf(", %s active for a token", am_cli_thousands(number(m, "active"), c));
+    printf("\n");
     if (number(m, "files") == 0) {
         printf("on disk        config.json only, no weights\n");
     } else {
@@ -309,6 +413,7 @@ void am_inspect_print_model(const json_t *m)
         printf("\n");
     }
     print_identity(m);
+    print_sample(json_object_get(m, "chat_template"), colour);
     printf("%" PRId64 " layers\n", number(m, "layers"));
     json_array_foreach(json_object_get(m, "kinds"), i, kind) print_kind(kind);
     printf("  outside of layers\n");

@@ -186,6 +186,7 @@ typedef struct am_prepare_options {
     const char        *model_dir;  /* tokenizer.json, tokenizer_config.json, chat template */
     const char        *output_dir; /* made when missing; gets shard-WWWWW-of-PPPPP.h5 */
     int                deflate;    /* 0 … 9 */
+    int64_t            vocab_size; /* of the model: a sample with an id at or above it is refused; 0: the tokenizer's */
     int64_t            max_length; /* a longer sample is refused; 0: no limit (the dataset decides) */
     const char        *prompt_key, *completion_key, *text_key; /* NULL: "prompt", "completion", "text" */
     const char        *context_key;         /* of a text put before the prompt, with a space between; NULL: none */

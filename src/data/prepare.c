@@ -146,7 +146,8 @@ static void fingerprint(const am_prepare *p, int num_workers, char *out, size_t 
 static am_status create_writer(const am_prepare *p, int worker, int num_workers, am_shard_writer **out)
 {
     am_status st = AM_OK;
-    am_shard_info info = {.vocab_size = am_encoder_vocab_size(p->encoder)};
+    int64_t ids = am_encoder_vocab_size(p->encoder);
+    am_shard_info info = {.vocab_size = p->o.vocab_size > 0 ? am_min_i64(ids, p->o.vocab_size) : ids};
     char name[64];
     char *path = NULL;
     const char **sources = NULL;

@@ -18,6 +18,19 @@ typedef struct am_ceilings {
 /** @param compute  AM_F32 or AM_BF16. */
 am_status am_bench_ceilings(const am_device *d, am_dtype compute, am_ceilings *out) AM_WARN_UNUSED;
 
+/* Products by expert beside one product of all their rows: FLOP/s, the best of half a second of tries each. */
+typedef struct am_expert_rate {
+    const char *op;
+    int64_t     tokens, slots, experts, in, out; /* slots of a token */
+    double      grouped, dense;
+} am_expert_rate;
+
+enum { AM_EXPERT_RATES = 9 };
+/** @param rows  [AM_EXPERT_RATES] */
+am_status am_bench_experts(const am_device *d, am_dtype compute, am_expert_rate *rows, int *num) AM_WARN_UNUSED;
+void      am_bench_print_experts(const am_expert_rate *rows, int num, am_dtype compute, int threads);
+void      am_bench_json_experts(const am_expert_rate *rows, int num);
+
 typedef struct am_bench_options {
     int  steps;    /* measured, after one that is not counted */
     bool counters; /* a further step with the processor's counters read around every operator */

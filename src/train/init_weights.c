@@ -13,8 +13,9 @@ static double normal(uint64_t seed, uint64_t stream, int64_t i)
 
 static double weight(const am_param *p, uint64_t seed, uint64_t stream, int64_t i, double std)
 {
-    size_t n = strlen(p->name);
-    if (n > 5 && strcmp(p->name + n - 5, ".bias") == 0) return 0;
+    const char *name = am_param_disk_name(p);
+    size_t n = strlen(name);
+    if (n > 5 && (strcmp(name + n - 5, ".bias") == 0 || strcmp(name + n - 5, "_bias") == 0)) return 0;
     return p->rank == 1 ? 1 : std * normal(seed, stream, i);
 }
 

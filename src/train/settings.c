@@ -224,7 +224,7 @@ static am_status resolve_groups(const am_settings *s, const am_graph *cg, am_par
     AM_TRY(am_calloc((size_t)am_graph_num_params(g), sizeof **groups, groups));
     for (int p = 0; p < am_graph_num_params(g); p++) {
         am_optim_group found;
-        AM_TRY(am_optim_groups_find(all, am_graph_param_at(g, p)->name, &found));
+        AM_TRY(am_optim_groups_find(all, am_param_disk_name(am_graph_param_at(g, p)), &found));
         double wd = found.index ? overrides[found.index - 1].wd_mult : 1;
         (*groups)[(*count)++] = (am_param_group){am_graph_param_at(g, p)->name, found.lr_mult, wd};
     }

@@ -64,6 +64,11 @@ def check_identity(folder):
     o = look(model)
     assert o["tokenizer"] == dict(sha256=sha256(os.path.join(model, "tokenizer.json")), vocab_size=298, fits=True)
     assert len(o["chat_template"]["sha256"]) == 64
+    sample = o["chat_template"]["sample"]
+    marked = "".join(p["text"] for p in sample["parts"] if p["supervised"])
+    assert "Eight." in marked and "Six." in marked and "spider" not in marked
+    assert "spider" in "".join(p["text"] for p in sample["parts"]) and 0 < sample["supervised"] < sample["tokens"]
+    assert "[[" in run("inspect", model)
     with open(os.path.join(model, "tokenizer_config.json"), encoding="utf-8") as f:
         config = json.load(f)
     config["chat_template"] = "{% for m in messages %}"
@@ -74,6 +79,24 @@ def check_identity(folder):
     shutil.copy(os.path.join(TINY, "tokenizer.json"), alien)
     o = look(alien)
     assert o["tokenizer"]["fits"] is False and "not the model's tokenizer" in o["tokenizer"]["error"]
+
+
+def check_block_and_experts(folder):
+    """A block's lines, and the parameters that one token uses, from the headers: of five experts two."""
+    model = os.path.join(GOLDEN, "mixtral")
+    with open(os.path.join(model, "config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    o = look(model)
+    size = {name: len(data) // 2 for name, (_, _, data) in tensors_of(model).items()}
+    experts = sum(n for name, n in size.items() if ".experts." in name)
+    unused = experts * (config["num_local_experts"] - config["num_experts_per_tok"]) // config["num_local_experts"]
+    assert o["parameters"] == sum(size.values()) and o["active"] == o["parameters"] - unused
+    block = o["kinds"][0]["block"]
+    assert sum("= grouped_linear(" in line for line in block) == 3 and sum("= attention(" in line for line in block) == 1
+    assert "self_attn.q_proj.weight)" in block[1] and f"[N, H={config['num_attention_heads']}, d=" in block[1]
+    text = run("inspect", model)
+    assert "as it runs" in text and block[0] in text and "active for a token" in text
+    assert "active" not in run("inspect", os.path.join(GOLDEN, "llama")).split("\n")[2]
 
 
 def check_program_and_card(folder):
@@ -214,4 +237,4 @@ def check_refusals(folder):
 
 
 if __name__ == "__main__":
-    main([check_model, check_kinds, check_identity, check_program_and_card, check_checkpoint, check_shards, check_broken_models, check_refusals])
+    main([check_model, check_kinds, check_identity, check_block_and_experts, check_program_and_card, check_checkpoint, check_shards, check_broken_models, check_refusals])

@@ -1,0 +1,264 @@
+/* verify_gradients.c: gradients of parameters → gradients of the checkpoint's tensors → their distance from the
+ * reference's.  A tensor may be put together from several parameters and a parameter lie in several tensors; a
+ * tensor is compared when its last element has come in.  How to read: am_verify_gradients at the end. */
+#include "cli/verify.h"
+
+#include "graph/disk.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the tensors ---------------------------------------------------------------------------------------- */
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const am_verify_tensor *)a)->name, ((const am_verify_tensor *)b)->name);
+}
+
+static am_verify_tensor *find_tensor(const am_verify *v, const char *name)
+{
+    am_verify_tensor key = {.name = name};
+    return v->num_tensors ? bsearch(&key, v->tensor, v->num_tensors, sizeof *v->tensor, by_name) : NULL;
+}
+
+static am_status add_tensors(am_verify *v, const am_param *p, size_t *cap)
+{
+    am_status st = AM_OK;
+    size_t n = (size_t)p->disk.num_tensors;
+    AM_TRY(am_grow(&v->tensor, cap, v->num_tensors + n, sizeof *v->tensor));
+    for (size_t i = 0; i < n; i++) {
+        const char *name = p->disk.tensor[i];
+        const am_safetensors_tensor *t = am_hf_model_find(v->model->hf, name);
+        AM_CHECK(t, AM_ERR_MODEL, "%s has no tensor %s", v->model->hf->dir, name);
+        v->tensor[v->num_tensors++] = (am_verify_tensor){.name = name, .disk = t};
+    }
+done:
+    return st;
+}
+
+static am_status read_strides(am_verify *v)
+{
+    am_status st = AM_OK;
+    const char *text = am_safetensors_metadata(v->ref, "gradient_strides"), *name = NULL;
+    json_t *stride = NULL;
+    if (!text) goto done;
+    v->strides = json_loads(text, 0, NULL);
+    AM_CHECK(json_is_object(v->strides), AM_ERR_DATA,
+             "%s: gradient_strides of the metadata is not a JSON map", am_safetensors_path(v->ref));
+    json_object_foreach(v->strides, name, stride)
+        AM_CHECK(json_is_integer(stride) && json_integer_value(stride) >= 1, AM_ERR_DATA,
+                 "%s: the gradient stride of %s is not a positive integer", am_safetensors_path(v->ref), name);
+done:
+    return st;
+}
+
+am_status am_verify_list_tensors(am_verify *v)
+{
+    am_status st = AM_OK;
+    size_t cap = 0, kept = 0;
+    AM_TRY(read_strides(v));
+    for (int u = 0; u < v->program->store.num_units; u++) {
+        const am_unit *unit = &v->program->store.unit[u];
+        for (int e = 0; e < unit->num_entries && unit->trainable; e++)
+            AM_TRY(add_tensors(v, am_graph_param_at(v->program->graph, unit->entry[e].param), &cap));
+    }
+    if (v->num_tensors) qsort(v->tensor, v->num_tensors, sizeof *v->tensor, by_name);
+    for (size_t i = 0; i < v->num_tensors; i++) /* several parameters may lie in one tensor */
+        if (kept == 0 || strcmp(v->tensor[kept - 1].name, v->tensor[i].name) != 0)
+            v->tensor[kept++] = v->tensor[i];
+    v->num_tensors = kept;
+done:
+    return st;
+}
+
+void am_verify_release_tensors(am_verify *v)
+{
+    for (size_t i = 0; i < v->num_tensors; i++) am_free(&v->tensor[i].ours);
+    am_free(&v->tensor);
+    v->num_tensors = 0;
+    json_decref(v->strides);
+    v->strides = NULL;
+}
+
+/* ---- comparing ------------------------------------------------------------------------------------------ */
+
+static am_status compare_tensor(am_verify *v, am_verify_tensor *t)
+{
+    am_status st = AM_OK;
+    json_t *given = json_object_get(v->strides, t->name);
+    int64_t stride = given ? json_integer_value(given) : 1, n = am_ceil_div(t->disk->elements, stride);
+    am_str name = {0};
+    float *ref = NULL;
+    if (v->dump) AM_TRY(am_safetensors_writer_write(v->dump, t->dump, 0, t->ours, t->disk->elements, AM_F32));
+    AM_TRY(am_str_printf(&name, "grad.%s", t->name));
+    const am_safetensors_tensor *r = am_safetensors_find(v->ref, name.s);
+    if (!r) {
+        json_array_append_new(v->extra, json_string(t->name));
+        goto done;
+    }
+    AM_CHECK(r->elements == n, AM_ERR_DATA,
+             "%s: %s has %" PRId64 " elements; the model's tensor of %" PRId64 ", every %" PRId64
+             "th of them, gives %" PRId64 ": write the reference again",
+             am_safetensors_path(v->ref), name.s, r->elements, t->disk->elements, stride, n);
+    AM_TRY(am_calloc((size_t)n, sizeof *ref, &ref));
+    AM_TRY(am_safetensors_read(v->ref, r, 0, n, ref, AM_F32));
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)t->ours[i * stride] - (double)ref[i];
+        t->difference += d * d;
+        t->norm += (double)ref[i] * (double)ref[i];
+    }
+    t->difference = sqrt(t->difference);
+    t->norm = sqrt(t->norm);
+    t->compared = true;
+done:
+    am_str_release(&name);
+    am_free(&ref);
+    return st;
+}
+
+/* A parameter's gradient into the tensors it lies in; those that are full are compared. */
+static am_status take_parameter(am_verify *v, const am_param *p, const float *grad)
+{
+    am_status st = AM_OK;
+    am_disk_map map;
+    AM_TRY(am_disk_map_open(p, &map));
+    for (int place = 0; place < p->disk.num_tensors; place++) {
+        am_verify_tensor *t = find_tensor(v, p->disk.tensor[place]);
+        if (!t->ours) AM_TRY(am_calloc((size_t)t->disk->elements, sizeof *t->ours, &t->ours));
+        AM_CHECK(map.disk_each == t->disk->elements, AM_ERR_MODEL,
+                 "%s has %" PRId64 " elements, the card says %" PRId64, t->name, t->disk->elements, map.disk_each);
+        for (int64_t i = place * map.each; i < (place + 1) * map.each; i++)
+            t->ours[am_disk_map_element(&map, i)] = grad[i];
+        t->filled += map.each;
+        if (t->filled < t->disk->elements) continue;
+        AM_TRY(compare_tensor(v, t));
+        am_free(&t->ours);
+    }
+done:
+    am_disk_map_close(&map);
+    return st;
+}
+
+/* A unit's whole gradient at every rank, as f32. */
+static am_status gather_unit(am_verify *v, int unit, float **out)
+{
+    am_status st = AM_OK;
+    const am_unit *u = &v->program->store.unit[unit];
+    am_dtype store = v->program->store.dtype;
+    size_t n = (size_t)u->shard_elements;
+    void *raw = NULL;
+    float *mine = NULL, *all = NULL;
+    *out = NULL;
+    AM_TRY(am_calloc(n, am_dtype_bytes(store), &raw));
+    AM_TRY(am_calloc(n, sizeof *mine, &mine));
+    AM_TRY(am_calloc(n * (size_t)v->engine->size, sizeof *all, &all));
+    AM_TRY(am_exec_read_gradient(v->exec, 0, unit, 0, u->shard_elements, raw));
+    AM_TRY(am_convert(raw, store, mine, AM_F32, u->shard_elements));
+    AM_TRY(am_comm_allgather(v->engine->comm, mine, n * sizeof *mine, all));
+    *out =
+        all; /* fsdp2: shards in rank order are the unit; ddp: every rank has the whole, the first is taken */
+    all = NULL;
+done:
+    am_free(&raw);
+    am_free(&mine);
+    am_free(&all);
+    return st;
+}
+
+/* ---- what it comes to ----------------------------------------------------------------------------------- */
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static am_status judge(am_verify *v)
+{
+    am_status st = AM_OK;
+    double largest = 0, *errors = NULL;
+    AM_TRY(am_calloc(v->num_tensors + 1, sizeof *errors, &errors));
+    for (size_t i = 0; i < v->num_tensors; i++) largest = fmax(largest, v->tensor[i].norm);
+    for (size_t i = 0; i < v->num_tensors; i++) {
+        const am_verify_tensor *t = &v->tensor[i];
+        if (!t->compared) continue;
+        double scale = t->norm > 0x1p-23 * largest ? t->norm : 1e-2 * largest;
+        double error = scale > 0 ? t->difference / scale : t->difference;
+        errors[v->gradients++] = error;
+        if (!(error <= v->worst)) { /* NaN wins */
+            v->worst = error;
+            v->worst_name = t->name;
+        }
+    }
+    qsort(errors, (size_t)v->gradients, sizeof *errors, ascending);
+    if (v->gradients) v->median = errors[v->gradients / 2];
+done:
+    am_free(&errors);
+    return st;
+}
+
+/* Gradients of the file that we do not have, or not whole. */
+static bool known(const am_verify *v, const char *name)
+{
+    const am_verify_tensor *t = find_tensor(v, name);
+    if (t) return t->filled == t->disk->elements;
+    for (int i = 0; i < am_graph_num_params(v->program->graph); i++) { /* a tied head stored twice, what is not trained */
+        const am_param *p = am_graph_param_at(v->program->graph, i);
+        for (int k = 0; k < p->disk.num_tensors; k++)
+            if (strcmp(p->disk.tensor[k], name) == 0) return true;
+    }
+    return false;
+}
+
+/* Is the gradient of this tensor, which the card leaves alone, 0 in the reference? */
+static am_status is_zero(const am_verify *v, const am_safetensors_tensor *t, bool *zero)
+{
+    am_status st = AM_OK;
+    float part[1024];
+    *zero = true;
+    for (int64_t at = 0; at < t->elements && *zero; at += 1024) {
+        int64_t n = am_min_i64(1024, t->elements - at);
+        AM_TRY(am_safetensors_read(v->ref, t, at, n, part, AM_F32));
+        for (int64_t i = 0; i < n; i++) *zero = *zero && part[i] == 0;
+    }
+done:
+    return st;
+}
+
+static am_status list_missing(am_verify *v)
+{
+    am_status st = AM_OK;
+    for (int64_t i = 0; i < am_safetensors_count(v->ref); i++) {
+        const am_safetensors_tensor *t = am_safetensors_at(v->ref, i);
+        bool zero = false;
+        if (strncmp(t->name, "grad.", 5) != 0 || known(v, t->name + 5)) continue;
+        AM_TRY(is_zero(v, t, &zero));
+        if (!zero) json_array_append_new(v->missing, json_string(t->name + 5));
+    }
+done:
+    return st;
+}
+
+am_status am_verify_gradients(am_verify *v)
+{
+    am_status st = AM_OK;
+    float *unit_grad = NULL;
+    v->worst = -1;
+    v->worst_name = "";
+    for (int u = 0; u < v->program->store.num_units; u++) {
+        const am_unit *unit = &v->program->store.unit[u];
+        if (!unit->trainable) continue;
+        AM_TRY(gather_unit(v, u, &unit_grad));
+        for (int e = 0; e < unit->num_entries && v->engine->rank == 0; e++)
+            AM_TRY(take_parameter(v, am_graph_param_at(v->program->graph, unit->entry[e].param),
+                                  unit_grad + unit->entry[e].offset));
+        am_free(&unit_grad);
+    }
+    if (v->engine->rank != 0) goto done;
+    AM_TRY(judge(v));
+    AM_TRY(list_missing(v));
+done:
+    am_free(&unit_grad);
+    return st;
+}
