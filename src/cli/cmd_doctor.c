@@ -373,17 +373,20 @@ done:
 static am_status check_cards(am_doctor *d)
 {
     am_status st = AM_OK;
-    char **families = NULL, text[1024];
-    size_t n = 0;
+    char **families = NULL, **path = NULL, text[1024];
+    size_t n = 0, num_cards = 0;
     am_status read = am_card_families(NULL, &families, &n);
-    if (read == AM_OK)
-        snprintf(text, sizeof text, "%zu families", n);
+    if (read == AM_OK) read = am_card_paths(NULL, &path, &num_cards);
+    const char *slash = read == AM_OK && num_cards > 0 ? strrchr(path[0], '/') : NULL;
+    if (slash)
+        snprintf(text, sizeof text, "%zu families in %zu cards of %.*s", n, num_cards, (int)(slash - path[0]), path[0]);
     else
-        snprintf(text, sizeof text, "%s", am_error_message());
+        snprintf(text, sizeof text, "%s", read == AM_OK ? "none" : am_error_message());
     am_error_clear();
-    AM_TRY(add(d, "model cards", text, n > 0 ? NULL : "install automodel with its configs/, or name the folder with AM_CARDS"));
+    AM_TRY(add(d, "model cards", text, slash ? NULL : "install automodel with its configs/, or name the folder with AM_CARDS"));
 done:
     am_card_paths_free(&families, n);
+    am_card_paths_free(&path, num_cards);
     return st;
 }
 

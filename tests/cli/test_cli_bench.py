@@ -183,9 +183,20 @@ def check_text(folder):
     assert "GFLOP/s in BF16 products" in run("bench", "gemm", "--dtype", "bfloat16")
 
 
+def check_tokenizer(folder):
+    model = tiny_model(os.path.join(folder, "m"))
+    text = os.path.join(folder, "text.jsonl")
+    with open(text, "w", encoding="utf-8") as f:
+        f.write('{"text": "one two three four"}\n' * 50)
+    o = json.loads(run("bench", "tokenizer", model, text, "--rounds", "1", "--json"))
+    assert o["texts"] == 50 and o["bytes"] == 50 * len("one two three four") and o["ids"] >= 50, o
+    assert o["open_seconds"] > 0 and o["encode_seconds"] > 0
+    refused(2, "bench tokenizer", "bench", "tokenizer")
+
+
 def check_refusals(folder):
     refused(2, "bench step needs a recipe", "bench", "step")
-    refused(2, 'bench measures "step", "start" or "gemm", not "stop"', "bench", "stop")
+    refused(2, 'bench measures "step", "start", "gemm", "experts" or "tokenizer", not "stop"', "bench", "stop")
     refused(2, "bench start needs a recipe", "bench", "start")
     refused(2, "--steps does not go with bench start", "bench", "start", recipe(folder), "--steps", "3")
     refused(2, "--profile does not go with bench gemm", "bench", "gemm", "--profile")
@@ -199,4 +210,4 @@ def check_refusals(folder):
     refused(2, "no multiple of", "bench", "step", recipe(folder, global_batch_size=3))
 
 
-main([check_step, check_ranks, check_profile, check_memory, check_passes, check_start, check_text, check_refusals])
+main([check_step, check_ranks, check_profile, check_memory, check_passes, check_start, check_text, check_tokenizer, check_refusals])

@@ -85,7 +85,9 @@ class Files(installed.Case):
         text = (cards / "llama.card").read_text()
         (cards / "onlyhere.card").write_text(re.sub(r"^family \w+", "family onlyhere", text, flags=re.M))
         done = self.ok(run([prefix / "bin" / "automodel", "doctor"]))
-        self.assertRegex(done.out, r"model cards .*\bonlyhere\b")
+        self.assertRegex(done.out, rf"model cards .* in {len(list(cards.glob('*.card')))} cards of {re.escape(str(cards))}")
+        done = self.ok(run([prefix / "bin" / "automodel", "inspect", SOURCE / "tests" / "golden" / "llama", "--card", "onlyhere"]))
+        self.assertRegex(done.out, r"family +onlyhere")
         for tool in (["ldd"], ["readelf", "-d"]):
             if shutil.which(tool[0]):
                 told = self.ok(run([*tool, prefix / "bin" / "automodel"])).out
