@@ -18,7 +18,7 @@
 
 /* ---- weights ------------------------------------------------------------------------------------------- */
 
-/** Fill the master slots of this rank from the model's files.  [not collective]
+/** Fill the master slots of this rank from the model's files, by as many threads as the program has.  [not collective]
  *  @return AM_ERR_MODEL naming tensor and file. */
 am_status am_ckpt_load_model(am_exec *e, const am_program *p, const am_hf_model *m) AM_WARN_UNUSED;
 

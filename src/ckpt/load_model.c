@@ -141,28 +141,87 @@ done:
     return st;
 }
 
+/* ---- into the store ---- */
+
+typedef struct am_load_chunk {
+    const am_piece *piece;
+    int64_t at, n; /* elements of the piece */
+} am_load_chunk;
+
+typedef struct am_load {
+    am_exec *exec;
+    const am_program *program;
+    const am_hf_model *model;
+    am_load_chunk *chunk;
+    size_t num_chunks, cap_chunks;
+    int64_t chunk_elements;
+    am_status status;    /* of the first chunk that failed, … */
+    char sentence[2048]; /* … and what it said: an error belongs to its thread */
+} am_load;
+
+static am_status list_chunks(am_load *l, const am_pieces *pieces)
+{
+    am_status st = AM_OK;
+    l->chunk_elements = AM_CKPT_CHUNK;
+    for (size_t i = 0; i < pieces->n; i++) /* the more rows at a time, the longer the stretches of a transposed tensor */
+        if (am_graph_param_at(l->program->graph, pieces->at[i].param)->disk.transpose) l->chunk_elements = TRANSPOSED_CHUNK;
+    for (size_t i = 0; i < pieces->n; i++) {
+        const am_piece *x = &pieces->at[i];
+        for (int64_t at = 0; x->role == 0 && at < x->count; at += l->chunk_elements) {
+            AM_TRY(am_grow(&l->chunk, &l->cap_chunks, l->num_chunks + 1, sizeof *l->chunk));
+            l->chunk[l->num_chunks++] = (am_load_chunk){x, at, am_min_i64(l->chunk_elements, x->count - at)};
+        }
+    }
+done:
+    return st;
+}
+
+static am_status load_chunk(const am_load *l, const am_load_chunk *c, void *buffer)
+{
+    am_status st = AM_OK;
+    am_dtype dtype = l->program->store.dtype;
+    const am_piece *x = c->piece;
+    AM_TRY(am_disk_read(l->model, am_graph_param_at(l->program->graph, x->param), x->begin + c->at, c->n, buffer, dtype));
+    AM_TRY(am_exec_write_slot(l->exec, x->unit, 0, x->in_shard + c->at, c->n, buffer));
+done:
+    return st;
+}
+
+/* One thread's share: chunks as they come.  They do not overlap, so their order does not matter. */
+static void load_share(am_load *l)
+{
+    void *buffer = NULL;
+    am_status st = am_calloc((size_t)l->chunk_elements, am_dtype_bytes(l->program->store.dtype), &buffer);
+#pragma omp for schedule(dynamic)
+    for (size_t i = 0; i < l->num_chunks; i++) {
+        am_status before;
+#pragma omp atomic read
+        before = l->status;
+        if (st == AM_OK && before == AM_OK) st = load_chunk(l, &l->chunk[i], buffer);
+    }
+    if (st != AM_OK) {
+#pragma omp critical(am_load_failure)
+        if (l->status == AM_OK) {
+            snprintf(l->sentence, sizeof l->sentence, "%s", am_error_message());
+#pragma omp atomic write
+            l->status = st;
+        }
+    }
+    am_free(&buffer);
+}
+
 am_status am_ckpt_load_model(am_exec *e, const am_program *p, const am_hf_model *m)
 {
     am_status st = AM_OK;
     am_pieces pieces = {0};
-    void *buffer = NULL;
-    int64_t chunk = AM_CKPT_CHUNK;
+    am_load l = {.exec = e, .program = p, .model = m};
     AM_TRY(am_pieces_list(p, false, &pieces));
-    for (size_t i = 0; i < pieces.n; i++) /* the more rows at a time, the longer the stretches of a transposed tensor */
-        if (am_graph_param_at(p->graph, pieces.at[i].param)->disk.transpose) chunk = TRANSPOSED_CHUNK;
-    AM_TRY(am_calloc((size_t)chunk, am_dtype_bytes(p->store.dtype), &buffer));
-    for (size_t i = 0; i < pieces.n; i++) {
-        const am_piece *x = &pieces.at[i];
-        for (int64_t at = 0; x->role == 0 && at < x->count;) {
-            int64_t n = am_min_i64(chunk, x->count - at);
-            AM_TRY(am_disk_read(m, am_graph_param_at(p->graph, x->param), x->begin + at, n, buffer,
-                                p->store.dtype));
-            AM_TRY(am_exec_write_slot(e, x->unit, 0, x->in_shard + at, n, buffer));
-            at += n;
-        }
-    }
+    AM_TRY(list_chunks(&l, &pieces));
+#pragma omp parallel num_threads(p->options.threads) if (p->options.threads > 1)
+    load_share(&l);
+    if (l.status != AM_OK) AM_FAIL(l.status, "%s", l.sentence);
 done:
-    am_free(&buffer);
+    am_free(&l.chunk);
     am_free(&pieces.at);
     return st;
 }

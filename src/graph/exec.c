@@ -323,7 +323,7 @@ am_status am_exec_write_slot(am_exec *e, int unit, int role, int64_t begin, int6
     am_status st = AM_OK;
     size_t offset = 0, bytes = 0;
     AM_TRY(slot_offset(e, unit, role, begin, count, &offset, &bytes));
-    e->store_version++;
+    (void)__atomic_fetch_add(&e->store_version, 1, __ATOMIC_RELAXED);
     AM_TRY(am_device_write(e->d, &e->shared[AM_REGION_STORE], offset, data, bytes));
 done:
     return st;

@@ -209,7 +209,8 @@ am_status am_exec_get_scalar(am_exec *e, am_scalar s, double *value) AM_WARN_UNU
 am_status am_exec_read_logits(am_exec *e, int program, int frame, float *out, int64_t elements) AM_WARN_UNUSED;
 /** Elements [begin, begin + count) of this rank's shard of a unit's reduced gradient (VERIFY), as the store's dtype. */
 am_status am_exec_read_gradient(am_exec *e, int program, int unit, int64_t begin, int64_t count, void *out) AM_WARN_UNUSED;
-/** Read or write elements [begin, begin + count) of this rank's shard of a unit's slot: role 0 master, 1 m, 2 v. */
+/** Read or write elements [begin, begin + count) of this rank's shard of a unit's slot: role 0 master, 1 m, 2 v.
+ *  Several threads may write ranges that do not overlap. */
 am_status am_exec_read_slot(am_exec *e, int unit, int role, int64_t begin, int64_t count, void *out) AM_WARN_UNUSED;
 am_status am_exec_write_slot(am_exec *e, int unit, int role, int64_t begin, int64_t count, const void *data) AM_WARN_UNUSED;
 /** Seconds spent per segment and phase since creation, waiting for communication included, for the profile. */
