@@ -1,10 +1,12 @@
 /* program_test.c: see program_test.h. */
 #include "program_test.h"
 
+#include "graph/card.h"
 #include "graph/graph_internal.h"
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 pt_shape pt_default_shape(void)
 {
@@ -128,11 +130,34 @@ static int layer_output(am_graph *g, const pt_shape *s, int x, int i, int cos, i
     return apply(g, "add", x, m, -1, NULL);
 }
 
+am_status pt_elaborate(const char *card, const char *config, int64_t rows, int64_t seq, am_dtype compute, am_graph **g)
+{
+    char dir[] = "/tmp/am_made_up_XXXXXX", path[64];
+    am_hf_model *model = NULL;
+    am_card *c = NULL;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    PT_OK(am_file_write_atomic(path, config, strlen(config)));
+    PT_OK(am_hf_model_open(path, AM_HF_WEIGHTS_NONE, &model));
+    PT_OK(am_card_parse(card, "made_up.card", NULL, &c));
+    PT_OK(am_graph_create(rows, seq, compute, g));
+    am_status st = am_card_elaborate(c, model, NULL, *g);
+    am_card_free(&c);
+    am_hf_model_free(&model);
+    unlink(path);
+    rmdir(dir);
+    return st;
+}
+
 am_graph *pt_graph(const pt_shape *s, am_dtype compute)
 {
     am_graph *g = NULL;
     int ids, pos, table, out[AM_MAX_OUT];
     double inv[32];
+    if (s->card) {
+        PT_OK(pt_elaborate(s->card, s->config, s->rows, s->seq, compute, &g));
+        return g;
+    }
     PT_OK(am_graph_create(s->rows, s->seq, compute, &g));
     if (s->extra) PT_OK(am_graph_register_op(g, s->extra));
     am_graph_set_layers(g, s->layers);
@@ -194,7 +219,7 @@ void pt_create(pt_run *r, const pt_shape *s, am_dtype compute, const am_program_
     PT_OK(am_comm_set_mesh(comm, &options[0].mesh));
     PT_OK(am_device_create(device, options[0].threads, &r->device));
     for (int i = 0; i < num; i++) {
-        am_graph *g = s->make ? s->make(s->rows, s->seq, compute) : pt_graph(s, compute);
+        am_graph *g = pt_graph(s, compute);
         am_program_options o = options[i];
         o.rank = am_comm_rank(comm);
         PT_OK(am_program_compile(&g, &o, &r->program[i]));

@@ -18,11 +18,13 @@ typedef struct pt_shape {
     bool    tied, bias, sandwich, parallel, alternate; /* alternate: odd layers have a window and another feed-forward */
     int64_t window;
     const am_op_def *extra; /* a registered operator applied to every layer's output */
-    am_graph *(*make)(int64_t rows, int64_t seq, am_dtype compute); /* another model than the one built by hand */
+    const char *card, *config; /* another model than the one built by hand: the texts of a card and of its config.json */
 } pt_shape;
 
 pt_shape  pt_default_shape(void);
 am_graph *pt_graph(const pt_shape *s, am_dtype compute);
+/* The graph of a card over a config.json without weights, both given as text; *g is made in any case. */
+am_status pt_elaborate(const char *card, const char *config, int64_t rows, int64_t seq, am_dtype compute, am_graph **g);
 
 typedef struct pt_run {
     am_comm    *comm;

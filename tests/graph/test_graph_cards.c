@@ -9,8 +9,6 @@
 #include <unistd.h>
 
 static am_comm *comm;
-static const char *card_text;
-
 static const char config_json[] =
     "{\"model_type\": \"made_up\", \"hidden_size\": 24, \"num_hidden_layers\": 4, \"num_attention_heads\": "
     "9, \"num_key_value_heads\": 3,"
@@ -83,35 +81,15 @@ static const char parts_card[] =
                  "    x = x + linear(a * b, .o : D)\n"
                  "  return x\n";
 
-static am_graph *make(int64_t rows, int64_t seq, am_dtype compute)
-{
-    char dir[] = "/tmp/am_made_up_XXXXXX", path[64];
-    am_hf_model *model = NULL;
-    am_card *card = NULL;
-    am_graph *g = NULL;
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    PT_OK(am_file_write_atomic(path, config_json, sizeof config_json - 1));
-    PT_OK(am_hf_model_open(path, AM_HF_WEIGHTS_NONE, &model));
-    PT_OK(am_card_parse(card_text, "made_up.card", NULL, &card));
-    PT_OK(am_graph_create(rows, seq, compute, &g));
-    PT_OK(am_card_elaborate(card, model, NULL, g));
-    am_card_free(&card);
-    am_hf_model_free(&model);
-    unlink(path);
-    rmdir(dir);
-    return g;
-}
-
 static void check(const char *card, am_recompute recompute)
 {
     pt_shape s = pt_default_shape();
     am_program_options o = am_program_defaults(AM_PROGRAM_VERIFY);
     am_graph *g = NULL;
-    card_text = card;
-    s.make = make;
+    s.card = card;
+    s.config = config_json;
     o.recompute = recompute;
-    g = make(s.rows, s.seq, AM_F64);
+    g = pt_graph(&s, AM_F64);
     assert_true(am_graph_num_params(g) >= 2 + 4 * 9);
     am_graph_free(&g);
     pt_check_gradients(&s, &o, comm, 2);

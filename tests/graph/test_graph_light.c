@@ -9,8 +9,6 @@
 #include <unistd.h>
 
 static am_comm *comm;
-static const char *card_text;
-
 static const char config_json[] =
     "{\"model_type\": \"made_up\", \"hidden_size\": 24, \"num_hidden_layers\": 2, \"num_attention_heads\": 4,"
     " \"head_dim\": 8, \"intermediate_size\": 16, \"vocab_size\": 61, \"tie_word_embeddings\": true}";
@@ -85,32 +83,12 @@ static const char islands_card[] = CARD("    h = linear(layernorm(x, .n, 1e-5), 
                                         "    h = low(h * p + layernorm(f32(h), .m, 1e-3))\n"
                                         "    x = x + linear(h, .o : D) + linear(low(w / sum(w)), .p : D)\n");
 
-static am_graph *make(int64_t rows, int64_t seq, am_dtype compute)
-{
-    char dir[] = "/tmp/am_light_XXXXXX", path[64];
-    am_hf_model *model = NULL;
-    am_card *card = NULL;
-    am_graph *g = NULL;
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    PT_OK(am_file_write_atomic(path, config_json, sizeof config_json - 1));
-    PT_OK(am_hf_model_open(path, AM_HF_WEIGHTS_NONE, &model));
-    PT_OK(am_card_parse(card_text, "made_up.card", NULL, &card));
-    PT_OK(am_graph_create(rows, seq, compute, &g));
-    PT_OK(am_card_elaborate(card, model, NULL, g));
-    am_card_free(&card);
-    am_hf_model_free(&model);
-    unlink(path);
-    rmdir(dir);
-    return g;
-}
-
 static void check(const char *card)
 {
     pt_shape s = pt_default_shape();
     am_program_options o = am_program_defaults(AM_PROGRAM_VERIFY);
-    card_text = card;
-    s.make = make;
+    s.card = card;
+    s.config = config_json;
     pt_check_gradients(&s, &o, comm, 4);
     o.recompute = AM_RECOMPUTE_SELECTIVE;
     pt_check_gradients(&s, &o, comm, 2);
@@ -147,8 +125,8 @@ static void test_light__detach(void **state)
     pt_shape s = pt_default_shape();
     am_program_options o = am_program_defaults(AM_PROGRAM_VERIFY);
     pt_run r;
-    card_text = detach_card;
-    s.make = make;
+    s.card = detach_card;
+    s.config = config_json;
     pt_create(&r, &s, AM_F64, &o, 1, "cpu", comm, NULL);
     pt_step(&r, 0, 0, 0, 0);
     int before = 0;
@@ -176,8 +154,8 @@ static void test_light__islands(void **state)
     double loss[2], *grad[2][64];
     int64_t n[64];
     int params = 0;
-    card_text = islands_card;
-    s.make = make;
+    s.card = islands_card;
+    s.config = config_json;
     for (int k = 0; k < 2; k++) {
         pt_run r;
         pt_create(&r, &s, dtype[k], &o, 1, "cpu", comm, NULL);

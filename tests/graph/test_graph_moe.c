@@ -15,8 +15,6 @@
 #include <unistd.h>
 
 static am_comm *comm, *alone;
-static const char *card_text;
-
 enum { STEPS = 2, SLOTS = 2, WIDTH = 12 };
 
 static const char config_json[] = "{\"model_type\": \"made_up\", \"hidden_size\": 16, \"num_hidden_layers\": "
@@ -63,37 +61,11 @@ static const char each_card[] = CARD("def moe(h, name P):\n"
                                      "  y = gelu(each[e](linear(h, P.in.{E} : F)))\n"
                                      "  return sum[e](w * linear(y, P.out.{E} : D))\n");
 
-static am_status elaborate(const char *text, int64_t rows, int64_t seq, am_dtype compute, am_graph **g)
-{
-    char dir[] = "/tmp/am_made_up_XXXXXX", path[64];
-    am_hf_model *model = NULL;
-    am_card *card = NULL;
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    PT_OK(am_file_write_atomic(path, config_json, sizeof config_json - 1));
-    PT_OK(am_hf_model_open(path, AM_HF_WEIGHTS_NONE, &model));
-    PT_OK(am_card_parse(text, "made_up.card", NULL, &card));
-    PT_OK(am_graph_create(rows, seq, compute, g));
-    am_status st = am_card_elaborate(card, model, NULL, *g);
-    am_card_free(&card);
-    am_hf_model_free(&model);
-    unlink(path);
-    rmdir(dir);
-    return st;
-}
-
-static am_graph *make(int64_t rows, int64_t seq, am_dtype compute)
-{
-    am_graph *g = NULL;
-    PT_OK(elaborate(card_text, rows, seq, compute, &g));
-    return g;
-}
-
 static pt_shape shape_of(const char *card)
 {
     pt_shape s = pt_default_shape();
-    card_text = card;
-    s.make = make;
+    s.card = card;
+    s.config = config_json;
     return s;
 }
 
@@ -269,7 +241,7 @@ static void test_moe__errors(void **state)
                       "  w, e = topk(linear(h, P.router : E), 2)\n"
                       "  return wrong(h, w, e, P)\n"),
                  cases[i].line);
-        assert_int_not_equal(elaborate(text, 2, 8, AM_F32, &g), AM_OK);
+        assert_int_not_equal(pt_elaborate(text, config_json, 2, 8, AM_F32, &g), AM_OK);
         if (!strstr(am_error_message(), cases[i].error))
             fail_msg("%s: %s", cases[i].line, am_error_message());
         am_graph_free(&g);

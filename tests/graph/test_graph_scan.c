@@ -13,8 +13,6 @@
 #include <unistd.h>
 
 static am_comm *comm, *alone;
-static const char *card_text;
-
 enum { STEPS = 2, VOCAB = 61 };
 
 static const char config_json[] = "{\"model_type\": \"made_up\", \"hidden_size\": 16, \"num_hidden_layers\": "
@@ -69,31 +67,11 @@ static const char bare_card[] =
          "  y = ssd(u, sigmoid(linear(h, P.dt : H)), param(P.A : H), B, C, none)\n"
          "  return linear(y, P.out : D)\n");
 
-static am_graph *make(int64_t rows, int64_t seq, am_dtype compute)
-{
-    char dir[] = "/tmp/am_made_up_XXXXXX", path[64];
-    am_hf_model *model = NULL;
-    am_card *card = NULL;
-    am_graph *g = NULL;
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    PT_OK(am_file_write_atomic(path, config_json, sizeof config_json - 1));
-    PT_OK(am_hf_model_open(path, AM_HF_WEIGHTS_NONE, &model));
-    PT_OK(am_card_parse(card_text, "made_up.card", NULL, &card));
-    PT_OK(am_graph_create(rows, seq, compute, &g));
-    PT_OK(am_card_elaborate(card, model, NULL, g));
-    am_card_free(&card);
-    am_hf_model_free(&model);
-    unlink(path);
-    rmdir(dir);
-    return g;
-}
-
 static pt_shape shape_of(const char *card)
 {
     pt_shape s = pt_default_shape();
-    card_text = card;
-    s.make = make;
+    s.card = card;
+    s.config = config_json;
     return s;
 }
 
