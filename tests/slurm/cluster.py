@@ -124,7 +124,9 @@ class Job:
         end = time.monotonic() + limit
         while not condition():
             if time.monotonic() > end:
-                raise AssertionError(f"{limit} s passed without {what}; job {self.state()}\n{self.output()}")
+                why = self.cluster.ask("squeue", "-h", "-j", self.id, "-o", "%T %r", check=False)
+                nodes = self.cluster.ask("sinfo", "-N", "-l", check=False)
+                raise AssertionError(f"{limit} s passed without {what}; job {self.state()} ({why})\n{nodes}\n{self.output()}")
             time.sleep(0.02)
 
     def until_step(self, run_dir, step):
