@@ -186,6 +186,7 @@ static am_status open_checkpoint(am_cli_source *s, const am_cli_source_options *
     while (s->ignore && s->ignore[n]) n++;
     AM_TRY(am_model_open(dir, o->weights == AM_HF_WEIGHTS_REQUIRED ? AM_HF_WEIGHTS_OPTIONAL : o->weights,
                          card, s->ignore, n, &s->model));
+    s->model->options.no_noise = true;
 done:
     return st;
 }
@@ -201,6 +202,7 @@ am_status am_cli_source_open(const char *spec, const am_cli_source_options *o, a
     }
     AM_CHECK(!o->model_dir, AM_ERR_USAGE, "--model goes with a checkpoint, and %s is none", spec);
     AM_TRY(am_model_open(spec, o->weights, o->card, NULL, 0, &out->model));
+    out->model->options.no_noise = true; /* evaluation, generation, a look: dropout is off there */
 done:
     return st;
 }

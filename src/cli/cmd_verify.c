@@ -327,6 +327,7 @@ static am_status verify(am_verify *v)
     AM_TRY(am_safetensors_open(am_cli_string(v->cli, "reference"), &v->ref));
     AM_TRY(am_model_open(am_cli_positional(v->cli, 0), AM_HF_WEIGHTS_REQUIRED, am_cli_string(v->cli, "card"),
                          NULL, 0, &v->model));
+    v->model->options.no_noise = true; /* a reference is made in evaluation mode */
     AM_TRY(read_inputs(v));
     AM_TRY(compile(v));
     AM_TRY(run(v));

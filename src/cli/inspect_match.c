@@ -98,6 +98,7 @@ static am_status loss_under(am_engine *engine, const char *spec, const char *car
     o.freeze = everything;
     o.num_freeze = 1;
     AM_TRY(am_model_open(spec, AM_HF_WEIGHTS_REQUIRED, card, NULL, 0, &m));
+    m->options.no_noise = true;
     m->options.unread = &unread; /* told in the table */
     AM_TRY(am_comm_set_mesh(engine->comm, &o.mesh));
     AM_TRY(am_model_graph(m, 1, s->n, AM_F32, &g));

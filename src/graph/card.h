@@ -24,6 +24,7 @@ typedef struct am_card_options {
     const char *const *ignore_config_keys; /* model.ignore_config_keys */
     int                num_ignore;
     am_str            *carried; /* not NULL: a sentence about tensors of other parts than text, which stay as they are */
+    bool               no_noise; /* nothing is trained: a dropout that is not 0 changes nothing and is no error */
     am_str            *unread; /* not NULL: keys that nothing reads are listed here, "key = value" a line, and are no error */
 } am_card_options;
 

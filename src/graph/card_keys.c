@@ -205,8 +205,8 @@ static am_status list_unread(card_elab *e, const reach *r, const char *separator
         const card_val *v = &e->config.item[i];
         if (card_has_string(&r->named, key) || card_ignores(e, key) || card_option_ignores(e, key)) continue;
         int verdict = judge_harmless(key, v);
-        if (verdict < 0) AM_TRY(refuse_noise(e, key, v));
-        if (verdict > 0) continue;
+        if (verdict < 0 && !(e->options && e->options->no_noise)) AM_TRY(refuse_noise(e, key, v));
+        if (verdict != 0) continue;
         AM_TRY(am_str_printf(list, "%s%s = ", *count ? separator : "", key));
         AM_TRY(card_describe(v, list));
         AM_TRY(am_str_printf(names, "%s%s", *count ? ", " : "", key));

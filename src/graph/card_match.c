@@ -116,7 +116,7 @@ done:
 static am_status elaborate(am_card *c, const am_hf_model *model, am_str *unread, am_graph **g)
 {
     am_status st = AM_OK;
-    am_card_options o = {.unread = unread};
+    am_card_options o = {.no_noise = true, .unread = unread};
     am_str_release(unread);
     AM_TRY(am_graph_create(1, 1, AM_F32, g));
     AM_TRY(am_card_elaborate(c, model, &o, *g));

@@ -56,6 +56,22 @@ def check_changed_key(folder):
     assert json.loads(run("inspect", model, "--card", path, "--json"))["family"] == "newllm"
 
 
+def check_dropout(folder):
+    """A dropout that is not 0 stands in many published files: nothing to a look, refused where it would be left out of training."""
+    model = copy_model("llama", os.path.join(folder, "m"))
+    edit_config(model, attention_dropout=0.1)
+    assert json.loads(run("inspect", model, "--json"))["family"] == "llama"
+    _, cards = match(model)
+    assert cards["llama"]["tensors_fit"] and cards["llama"]["unread"] == []
+    recipe = os.path.join(folder, "r.yaml")
+    with open(recipe, "w", encoding="utf-8") as f:
+        f.write(f"run: {{dir: {folder}/run}}\nmodel: {{pretrained_model_name_or_path: {model}}}\n"
+                f"step_scheduler: {{global_batch_size: 1, local_batch_size: 1, max_steps: 1}}\n"
+                f"dataset: {{_target_: automodel.ShardDataset, data_dir: {folder}/none, seq_length: 8}}\n"
+                "optimizer: {_target_: torch.optim.AdamW, lr: 1.0e-5}\n")
+    refused(3, ["attention_dropout = 0.1", "model.ignore_config_keys: [attention_dropout]"], "bench", "step", recipe)
+
+
 def check_other_tensors(folder):
     model = copy_model("llama", os.path.join(folder, "m"))
     edit_config(model, model_type="newllm")
@@ -91,4 +107,4 @@ def check_loss(folder):
     refused(2, "--new-card prints a card", "inspect", model, "--new-card", "--json")
 
 
-main([check_renamed, check_changed_key, check_other_tensors, check_loss])
+main([check_renamed, check_changed_key, check_dropout, check_other_tensors, check_loss])
