@@ -221,8 +221,9 @@ AM_INLINE vf VN(log)(vf x)
 {
     const vf least = VN(splat)(1.17549435e-38f), zero = {0};
     const vf scaled = x * VN(less)(x, least, VN(splat)(8388608.0f), VN(splat)(1.0f));
-    const vi u = (vi)scaled, e = (u - 0x3f3504f3) >> 23;
-    const vf t = (vf)(u - (e << 23)) - 1.0f, t2 = t * t;
+    const vu u = (vu)scaled;
+    const vi e = (vi)(u - 0x3f3504f3u) >> 23;
+    const vf t = (vf)(u - ((vu)e << 23)) - 1.0f, t2 = t * t;
     const vf k = __builtin_convertvector(e, vf) + VN(less)(x, least, VN(splat)(-23.0f), zero);
     vf p = t * 6.917710049e-02f - 1.177966093e-01f;
     p = p * t + 1.186616201e-01f;
