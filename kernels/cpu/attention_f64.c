@@ -33,7 +33,7 @@ static double number(const am_tensor *x, int64_t i)
     return x->dtype == AM_F64 ? ((const double *)x->data)[i] : (double)am_att_number(x, i);
 }
 
-/* which of bias' numbers holds for a query and a key; −1: none */
+/* which of bias' numbers holds for a query and a key that it sees; −1: none */
 static int64_t bias_at(const am_att *t, int64_t i, int64_t head, int64_t j)
 {
     int64_t far = t->q_idx[i] - t->k_idx[j], at = far < t->reach ? far : t->reach - 1;
@@ -141,8 +141,8 @@ static void bias_gradient(const am_att *t, int64_t head)
     for (int64_t i = 0; i < t->nq; i++) {
         for (int64_t at = 0; at < t->reach && !table; at++) out[(i * t->heads + head) * t->reach + at] = 0;
         for (int64_t j = 0; j < t->nk; j++) {
-            int64_t at = bias_at(t, i, head, j);
-            if (at < 0 || !sees(t, i, head, j)) continue;
+            int64_t at = sees(t, i, head, j) ? bias_at(t, i, head, j) : -1;
+            if (at < 0) continue;
             (void)pair_gradient(t, i, head, j, &score, &ds);
             out[at] += score;
         }
