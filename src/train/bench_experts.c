@@ -3,7 +3,6 @@
  * of them. */
 #include "train/bench.h"
 
-#include <string.h>
 
 #define TRY_SECONDS 0.5
 
@@ -83,10 +82,9 @@ static am_status measure(const am_device *d, const char *op, am_kernel_call *cal
     am_status st = AM_OK;
     void *workspace = NULL;
     const am_kernel *k = am_device_kernel(d, op);
-    am_attrs attrs;
-    memset(&attrs, 0, sizeof attrs);
+    static const am_attrs none;
     AM_ASSERT(k);
-    call->attrs = &attrs;
+    call->attrs = &none;
     call->threads = am_device_threads(d);
     call->workspace_bytes = k->workspace ? k->workspace(call) : 0;
     AM_TRY(am_calloc(call->workspace_bytes + 64, 1, &workspace));
