@@ -8,13 +8,6 @@
 
 /* ---- shapes ------------------------------------------------------------------------------------------- */
 
-/* y like input 0 */
-static am_status infer_like(am_graph *g, am_node *n)
-{
-    am_value x = *V(0);
-    return am_op_set_out(g, n, 0, n->def->name, x.dtype, x.rank, x.dim);
-}
-
 /* y like inputs 0 and 1, which must have equal dims */
 static am_status infer_pair(am_graph *g, am_node *n)
 {
@@ -23,7 +16,7 @@ static am_status infer_pair(am_graph *g, am_node *n)
     AM_CHECK(am_value_elements(V(0)) == am_value_elements(V(1)) &&
                  V(0)->dim[V(0)->rank - 1].local == V(1)->dim[V(1)->rank - 1].local,
              AM_ERR_CARD, "%s of %s and %s: their dimensions differ", n->def->name, V(0)->name, V(1)->name);
-    AM_TRY(infer_like(g, n));
+    AM_TRY(am_op_infer_like(g, n));
 done:
     return st;
 }
@@ -32,19 +25,6 @@ static am_status infer_embed(am_graph *g, am_node *n)
 {
     am_dim dims[2] = {V(0)->dim[0], V(1)->dim[1]};
     return am_op_set_out(g, n, 0, "embed", g->compute, 2, dims);
-}
-
-/* The dims a linear's output features have: the layout of the weight's first axis when it is a product. */
-static int output_dims(const am_graph *g, const am_value *w, am_dim *dims)
-{
-    const am_layout *l = w->param >= 0 ? g->params[w->param].layout[0] : NULL;
-    if (!l || l->kind != AM_LAYOUT_PRODUCT || l->num_parts > AM_MAX_RANK - 1) {
-        dims[0] = w->dim[0];
-        return 1;
-    }
-    for (int i = 0; i < l->num_parts; i++)
-        dims[i] = l->part[i]->kind == AM_LAYOUT_DIM ? l->part[i]->dim : am_dim_number(l->part[i]->size);
-    return l->num_parts;
 }
 
 static am_status infer_linear(am_graph *g, am_node *n)
@@ -56,7 +36,7 @@ static am_status infer_linear(am_graph *g, am_node *n)
              "linear: %s has %" PRId64 " features, the weight %s takes %" PRId64, x->name, am_op_features(x),
              w->name, w->dim[1].local);
     am_dim dims[AM_MAX_RANK] = {x->dim[0]};
-    int rank = 1 + output_dims(g, w, dims + 1);
+    int rank = 1 + am_op_output_dims(g, w, 0, dims + 1);
     AM_TRY(am_op_set_out(g, n, 0, "linear", x->dtype, rank, dims));
 done:
     return st;
@@ -78,17 +58,6 @@ static am_status infer_bias_db(am_graph *g, am_node *n)
 {
     am_dim dim = am_dim_number(am_op_features(V(0)));
     return am_op_set_out(g, n, 0, "db", g->precise, 1, &dim);
-}
-
-static am_status infer_given(am_graph *g, am_node *n) /* every output is given by the caller */
-{
-    am_status st = AM_OK;
-    n->num_out = 0;
-    for (int i = 0; i < AM_MAX_OUT; i++)
-        if (n->out[i] >= 0) n->num_out = i + 1;
-    AM_ASSERT(n->num_out > 0);
-done:
-    return st;
 }
 
 static am_status infer_rmsnorm(am_graph *g, am_node *n)
@@ -124,7 +93,7 @@ static am_status infer_rope(am_graph *g, am_node *n)
     AM_CHECK(V(0)->rank == 3 && 2 * V(1)->dim[1].local <= V(0)->dim[2].local, AM_ERR_SHAPE,
              "rope: %s must be [tokens, heads, width] with a width of at least %" PRId64, V(0)->name,
              2 * V(1)->dim[1].local);
-    AM_TRY(infer_like(g, n));
+    AM_TRY(am_op_infer_like(g, n));
 done:
     return st;
 }
@@ -159,21 +128,7 @@ done:
 
 static am_status vjp_linear(am_autodiff *ad, const am_node *n)
 {
-    am_status st = AM_OK;
-    int dy, dx;
-    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
-    if (dy < 0) goto done;
-    if (am_ad_wants(ad, n->in[0])) {
-        AM_TRY(am_ad_like(ad, n->in[0], &dx));
-        AM_TRY(am_ad_emit(ad, "linear_dx", (int[]){dy, n->in[1]}, 2, NULL, AM_ACC_NO, &dx, 1));
-        AM_TRY(am_ad_contribute(ad, n->in[0], dx));
-    }
-    if (am_ad_wants(ad, n->in[1]))
-        AM_TRY(am_ad_param_grad(ad, "linear_dw", (int[]){dy, n->in[0]}, 2, NULL, n->in[1], 0));
-    if (n->num_in > 2 && n->in[2] >= 0 && am_ad_wants(ad, n->in[2]))
-        AM_TRY(am_ad_param_grad(ad, "bias_db", (int[]){dy}, 1, NULL, n->in[2], 0));
-done:
-    return st;
+    return am_op_vjp_product(ad, n, "linear_dx", "linear_dw");
 }
 
 static am_status vjp_rmsnorm(am_autodiff *ad, const am_node *n)
@@ -339,25 +294,25 @@ static int64_t flops_linear_ce_grad(const am_graph *g, const am_node *n) /* logi
 
 const am_op_def am_ops_base[] = {
     {"embed", "embed", {AS, AS}, {AS}, infer_embed, vjp_embed, NULL, 0, {0}, AM_OP_ROUNDS_WEIGHT | AM_OP_ROWS_BY_ID},
-    {"embed_dw", "embed_dw", {ROWS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, AM_OP_ROWS_BY_ID},
+    {"embed_dw", "embed_dw", {ROWS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, AM_OP_ROWS_BY_ID},
     {"linear", "linear", {ROWS, AS, FLAT}, {ROWS}, infer_linear, vjp_linear, flops_linear, 0, {0}, AM_OP_ROUNDS_WEIGHT},
     {"linear_dx", "linear_dx", {ROWS, AS}, {ROWS}, infer_linear_dx, NULL, flops_linear, 0, {0}, AM_OP_ROUNDS_WEIGHT | AM_OP_ADDS},
     {"linear_dw", "linear_dw", {ROWS, ROWS}, {AS}, infer_linear_dw, NULL, flops_linear_dw, 0, {0}, 0},
     {"bias_db", "bias_db", {ROWS}, {FLAT}, infer_bias_db, NULL, NULL, 0, {0}, 0},
     {"rmsnorm", "rmsnorm", {LAST, FLAT}, {LAST, FLAT}, infer_rmsnorm, vjp_rmsnorm, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"rmsnorm_dx", "rmsnorm_dx", {LAST, LAST, FLAT, FLAT}, {LAST}, infer_like, NULL, NULL, 0, {0}, AM_OP_ADDS},
-    {"rmsnorm_dw", "rmsnorm_dw", {LAST, LAST, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"rmsnorm_dx", "rmsnorm_dx", {LAST, LAST, FLAT, FLAT}, {LAST}, am_op_infer_like, NULL, NULL, 0, {0}, AM_OP_ADDS},
+    {"rmsnorm_dw", "rmsnorm_dw", {LAST, LAST, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"rope_angles", "rope_angles", {AS, AS}, {AS, AS}, infer_rope_angles, NULL, NULL, 0, {0}, 0},
     {"rope", "rope", {AS, AS, AS}, {AS}, infer_rope, vjp_rope, NULL, 1, {0}, 0},
-    {"act", "act", {FLAT}, {FLAT}, infer_like, vjp_act, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"act_bwd", "act_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, 0},
+    {"act", "act", {FLAT}, {FLAT}, am_op_infer_like, vjp_act, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"act_bwd", "act_bwd", {FLAT, FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
     {"act_mul", "act_mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_act_mul, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"act_mul_bwd", "act_mul_bwd", {FLAT, FLAT, FLAT}, {FLAT, FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"act_mul_bwd", "act_mul_bwd", {FLAT, FLAT, FLAT}, {FLAT, FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"add", "add", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_add, NULL, 1, {0}, AM_OP_ONE_PASS},
     {"mul", "mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_mul, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"scale", "scale", {FLAT}, {FLAT}, infer_like, vjp_scale, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"softcap", "softcap", {FLAT}, {FLAT}, infer_like, vjp_softcap, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"softcap_bwd", "softcap_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, 0},
+    {"scale", "scale", {FLAT}, {FLAT}, am_op_infer_like, vjp_scale, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"softcap", "softcap", {FLAT}, {FLAT}, am_op_infer_like, vjp_softcap, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"softcap_bwd", "softcap_bwd", {FLAT, FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
     {"linear_ce",
      "linear_ce",
      {ROWS, AS, AS, FLAT},
@@ -371,7 +326,7 @@ const am_op_def am_ops_base[] = {
      "linear_ce_bwd",
      {ROWS, AS, AS, AS, AS, FLAT},
      {ROWS, AS, FLAT},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_linear_ce_bwd,
      0,
@@ -380,22 +335,22 @@ const am_op_def am_ops_base[] = {
      "linear_ce_grad",
      {ROWS, AS, AS, AS},
      {AS, AS, ROWS, AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_linear_ce_grad,
      0,
      {0}, AM_OP_ROUNDS_WEIGHT},
-    {"loss_sum", "loss_sum", {AS, AS, AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"loss_sum", "loss_sum", {AS, AS, AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"loss_dlogp", "loss_dlogp", {AS, AS}, {AS}, infer_loss_dlogp, NULL, NULL, 0, {0}, 0},
-    {"cast", "cast", {FLAT}, {FLAT}, infer_given, vjp_cast, NULL, 0, {0}, 0},
-    {"fill", "fill", {0}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"rank_sum", "rank_sum", {AS}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"sumsq", "sumsq", {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"clip_coef", "clip_coef", {FLAT, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"adamw", "adamw", {AS, FLAT, FLAT, FLAT, FLAT}, {FLAT, FLAT, FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"gather_rows", "gather_rows", {AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"scatter_rows", "scatter_rows", {AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"all_gather", NULL, {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"exchange", NULL, {FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"cast", "cast", {FLAT}, {FLAT}, am_op_infer_given, vjp_cast, NULL, 0, {0}, 0},
+    {"fill", "fill", {0}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"rank_sum", "rank_sum", {AS}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"sumsq", "sumsq", {FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"clip_coef", "clip_coef", {FLAT, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"adamw", "adamw", {AS, FLAT, FLAT, FLAT, FLAT}, {FLAT, FLAT, FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"gather_rows", "gather_rows", {AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"scatter_rows", "scatter_rows", {AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"all_gather", NULL, {FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"exchange", NULL, {FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {0},
 };

@@ -10,17 +10,6 @@ enum { SPAN = 512 /* tokens from one saved memory to the next, as the kernels ha
 /* ---- shapes -----------------------------------------------------------------------------------------------
  */
 
-static am_status infer_given(am_graph *g, am_node *n) /* every output is given by the caller */
-{
-    am_status st = AM_OK;
-    n->num_out = 0;
-    for (int i = 0; i < AM_MAX_OUT; i++)
-        if (n->out[i] >= 0) n->num_out = i + 1;
-    AM_ASSERT(n->num_out > 0);
-done:
-    return st;
-}
-
 /* o, the saved memories, and with a place for the state that one; `states` is the operand's index */
 static am_status memory_outputs(am_graph *g, am_node *n, int state)
 {
@@ -134,21 +123,7 @@ done:
 
 static am_status vjp_block_linear(am_autodiff *ad, const am_node *n)
 {
-    am_status st = AM_OK;
-    int dy, dx;
-    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
-    if (dy < 0) goto done;
-    if (am_ad_wants(ad, n->in[0])) {
-        AM_TRY(am_ad_like(ad, n->in[0], &dx));
-        AM_TRY(am_ad_emit(ad, "block_linear_dx", (int[]){dy, n->in[1]}, 2, NULL, AM_ACC_NO, &dx, 1));
-        AM_TRY(am_ad_contribute(ad, n->in[0], dx));
-    }
-    if (am_ad_wants(ad, n->in[1]))
-        AM_TRY(am_ad_param_grad(ad, "block_linear_dw", (int[]){dy, n->in[0]}, 2, NULL, n->in[1], 0));
-    if (n->num_in > 2 && n->in[2] >= 0 && am_ad_wants(ad, n->in[2]))
-        AM_TRY(am_ad_param_grad(ad, "bias_db", (int[]){dy}, 1, NULL, n->in[2], 0));
-done:
-    return st;
+    return am_op_vjp_product(ad, n, "block_linear_dx", "block_linear_dw");
 }
 
 /* Backward takes the gradient, all operands of the node, and `more` (-1: nothing); the first `num` of its
@@ -294,7 +269,7 @@ const am_op_def am_ops_delta[] = {
      "gated_delta_bwd",
      {AS, AS, AS, AS, ROWS, ROWS, AS, AS, AS},
      {AS, AS, AS, AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_gated_delta_bwd,
      0,
@@ -314,7 +289,7 @@ const am_op_def am_ops_delta[] = {
      "lightning_bwd",
      {AS, AS, AS, AS, FLAT, AS, AS, AS},
      {AS, AS, AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_lightning_bwd,
      0,
@@ -334,7 +309,7 @@ const am_op_def am_ops_delta[] = {
      "rg_lru_bwd",
      {ROWS, ROWS, ROWS, ROWS, AS, AS},
      {ROWS, ROWS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      NULL,
      0,
@@ -354,7 +329,7 @@ const am_op_def am_ops_delta[] = {
      "wkv_bwd",
      {ROWS, ROWS, ROWS, FLAT, FLAT, AS, AS},
      {ROWS, ROWS, FLAT, FLAT},
-     infer_given,
+     am_op_infer_given,
      NULL,
      NULL,
      0,
@@ -384,7 +359,7 @@ const am_op_def am_ops_delta[] = {
      "block_linear_dx",
      {AS, AS},
      {AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_block_linear,
      0,
@@ -394,7 +369,7 @@ const am_op_def am_ops_delta[] = {
      "block_linear_dw",
      {AS, AS},
      {AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_block_linear_dw,
      0,

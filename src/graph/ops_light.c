@@ -61,24 +61,6 @@ done:
 
 /* ---- shapes ------------------------------------------------------------------------------------------- */
 
-static am_status infer_like(am_graph *g, am_node *n)
-{
-    am_value x = *V(0);
-    return am_op_set_out(g, n, 0, n->def->name, x.dtype, x.rank, x.dim);
-}
-
-static am_status infer_given(am_graph *g, am_node *n) /* every output is given by the caller */
-{
-    am_status st = AM_OK;
-    (void)g;
-    n->num_out = 0;
-    for (int i = 0; i < AM_MAX_OUT; i++)
-        if (n->out[i] >= 0) n->num_out = i + 1;
-    AM_ASSERT(n->num_out > 0);
-done:
-    return st;
-}
-
 /* With dimensions by name where the masks are not given, as gradients do. */
 static am_status infer_pair(am_graph *g, am_node *n)
 {
@@ -426,26 +408,26 @@ done:
 
 const am_op_def am_ops_light[] = {
     {"layernorm", "layernorm", {LAST, FLAT, FLAT}, {LAST, FLAT, FLAT}, infer_layernorm, vjp_layernorm, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"layernorm_dx", "layernorm_dx", {LAST, LAST, FLAT, FLAT, FLAT}, {LAST}, infer_like, NULL, NULL, 0, {0}, AM_OP_ADDS},
-    {"layernorm_dw", "layernorm_dw", {LAST, LAST, FLAT, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"column_sums", "bias_db", {LAST}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"map", "map", {FLAT}, {FLAT}, infer_like, vjp_map, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"map_bwd", "map_bwd", {FLAT, FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, 0},
+    {"layernorm_dx", "layernorm_dx", {LAST, LAST, FLAT, FLAT, FLAT}, {LAST}, am_op_infer_like, NULL, NULL, 0, {0}, AM_OP_ADDS},
+    {"layernorm_dw", "layernorm_dw", {LAST, LAST, FLAT, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"column_sums", "bias_db", {LAST}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"map", "map", {FLAT}, {FLAT}, am_op_infer_like, vjp_map, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"map_bwd", "map_bwd", {FLAT, FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
     {"pair", "pair", {FLAT, FLAT}, {AS}, infer_pair, vjp_pair, NULL, 0, {0}, AM_OP_ONE_PASS},
     {"where", "where", {FLAT, FLAT, FLAT}, {AS}, infer_where, vjp_where, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"sum_to", "sum_to", {AS, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"sum_to", "sum_to", {AS, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"sum", "sum_to", {AS}, {FLAT}, infer_over_last, vjp_sum, NULL, 0, {0}, 0},
-    {"xielu", "xielu", {FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, infer_like, vjp_xielu, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"xielu_bwd", "xielu_bwd", {FLAT, FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"xielu_dalpha", "xielu_dalpha", {FLAT, FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"softmax", "softmax", {LAST}, {LAST}, infer_like, vjp_softmax, NULL, 0, {0}, 0},
-    {"softmax_bwd", "softmax_bwd", {LAST, LAST}, {LAST}, infer_like, NULL, NULL, 0, {0}, 0},
+    {"xielu", "xielu", {FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, am_op_infer_like, vjp_xielu, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"xielu_bwd", "xielu_bwd", {FLAT, FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"xielu_dalpha", "xielu_dalpha", {FLAT, FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"softmax", "softmax", {LAST}, {LAST}, am_op_infer_like, vjp_softmax, NULL, 0, {0}, 0},
+    {"softmax_bwd", "softmax_bwd", {LAST, LAST}, {LAST}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
     {"max", "row_max", {LAST}, {FLAT}, infer_over_last, vjp_max, NULL, 0, {0}, 0},
-    {"max_bwd", "row_max_bwd", {FLAT, LAST}, {LAST}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"max_bwd", "row_max_bwd", {FLAT, LAST}, {LAST}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"cat", "cat", {LAST, LAST, LAST, LAST}, {LAST}, infer_cat, vjp_cat, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"cat_to", "cat", {LAST, LAST, LAST, LAST}, {LAST}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"split", "split", {LAST}, {LAST, LAST, LAST, LAST}, infer_given, vjp_split, NULL, 0, {0}, 0},
-    {"split_to", "split", {LAST}, {LAST, LAST, LAST, LAST}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"detach", "cast", {FLAT}, {FLAT}, infer_like, NULL, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"cat_to", "cat", {LAST, LAST, LAST, LAST}, {LAST}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"split", "split", {LAST}, {LAST, LAST, LAST, LAST}, am_op_infer_given, vjp_split, NULL, 0, {0}, 0},
+    {"split_to", "split", {LAST}, {LAST, LAST, LAST, LAST}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"detach", "cast", {FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, AM_OP_ONE_PASS},
     {0},
 };

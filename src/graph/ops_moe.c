@@ -106,18 +106,6 @@ done:
     return st;
 }
 
-static am_status infer_given(am_graph *g, am_node *n) /* every output is given by the caller */
-{
-    am_status st = AM_OK;
-    (void)g;
-    n->num_out = 0;
-    for (int i = 0; i < AM_MAX_OUT; i++)
-        if (n->out[i] >= 0) n->num_out = i + 1;
-    AM_ASSERT(n->num_out > 0);
-done:
-    return st;
-}
-
 static am_status infer_route(am_graph *g, am_node *n)
 {
     am_status st = AM_OK;
@@ -177,19 +165,6 @@ done:
     return st;
 }
 
-/* The dims of an expert's output features: the layout of the weight's second axis when it is a product. */
-static int output_dims(const am_graph *g, const am_value *w, am_dim *dims)
-{
-    const am_layout *l = w->param >= 0 ? g->params[w->param].layout[1] : NULL;
-    if (!l || l->kind != AM_LAYOUT_PRODUCT || l->num_parts > AM_MAX_RANK - 1) {
-        dims[0] = w->dim[1];
-        return 1;
-    }
-    for (int i = 0; i < l->num_parts; i++)
-        dims[i] = l->part[i]->kind == AM_LAYOUT_DIM ? l->part[i]->dim : am_dim_number(l->part[i]->size);
-    return l->num_parts;
-}
-
 static am_status infer_grouped_linear(am_graph *g, am_node *n)
 {
     am_status st = AM_OK;
@@ -202,7 +177,7 @@ static am_status infer_grouped_linear(am_graph *g, am_node *n)
              "grouped_linear: the slots are those of %" PRId64 " experts, %s holds %" PRId64,
              V(2)->dim[0].local - 1, w.name, w.dim[0].local);
     am_dim dims[AM_MAX_RANK] = {x.dim[0]};
-    int rank = 1 + output_dims(g, &w, dims + 1);
+    int rank = 1 + am_op_output_dims(g, &w, 1, dims + 1);
     AM_TRY(am_op_set_out(g, n, 0, "grouped", x.dtype, rank, dims));
 done:
     return st;
@@ -353,9 +328,9 @@ const am_op_def am_ops_moe[] = {
     {"topk", "topk", {LAST}, {LAST, LAST}, infer_topk, vjp_topk, NULL, 0, {0}, 0},
     {"topmask", "topmask", {LAST}, {LAST}, infer_topmask, NULL, NULL, 0, {0}, 0},
     {"pick", "pick", {LAST, LAST}, {LAST}, infer_pick, vjp_pick, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"pick_bwd", "pick_bwd", {LAST, LAST}, {LAST}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"pick_bwd", "pick_bwd", {LAST, LAST}, {LAST}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"sparsemixer", "sparsemixer", {AS}, {AS, AS}, infer_sparsemixer, vjp_sparsemixer, NULL, 0, {0}, 0},
-    {"sparsemixer_bwd", "sparsemixer_bwd", {AS, AS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"sparsemixer_bwd", "sparsemixer_bwd", {AS, AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"swap", "swap", {AS}, {AS}, infer_swap, vjp_swap, NULL, 0, {0}, AM_OP_ONE_PASS},
     {"route", "route", {FLAT}, {FLAT, FLAT, AS}, infer_route, NULL, NULL, 0, {0}, 0},
     {"dispatch",
@@ -369,8 +344,8 @@ const am_op_def am_ops_moe[] = {
      {0},
      AM_OP_ONE_PASS},
     {"combine", "combine", {ROWS, AS, FLAT, FLAT}, {FLAT}, infer_combine, vjp_by_slot, NULL, 0, {0}, 0},
-    {"dispatch_to", "dispatch", {FLAT, AS, FLAT, FLAT}, {ROWS}, infer_given, NULL, NULL, 0, {0}, 0},
-    {"combine_to", "combine", {ROWS, AS, FLAT, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"dispatch_to", "dispatch", {FLAT, AS, FLAT, FLAT}, {ROWS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"combine_to", "combine", {ROWS, AS, FLAT, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"slot_scale",
      "slot_scale",
      {ROWS, AS, FLAT, FLAT},
@@ -381,7 +356,7 @@ const am_op_def am_ops_moe[] = {
      0,
      {0},
      AM_OP_ONE_PASS},
-    {"slot_dot", "slot_dot", {FLAT, ROWS, FLAT}, {FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"slot_dot", "slot_dot", {FLAT, ROWS, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"grouped_linear",
      "grouped_linear",
      {ROWS, AS, AS, AS},
@@ -396,7 +371,7 @@ const am_op_def am_ops_moe[] = {
      "grouped_linear_dx",
      {ROWS, AS, AS},
      {ROWS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_grouped,
      0,
@@ -406,12 +381,12 @@ const am_op_def am_ops_moe[] = {
      "grouped_linear_dw",
      {ROWS, ROWS, AS},
      {AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_grouped_dw,
      0,
      {0},
      0},
-    {"grouped_bias_db", "grouped_bias_db", {ROWS, AS}, {AS}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"grouped_bias_db", "grouped_bias_db", {ROWS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {0},
 };

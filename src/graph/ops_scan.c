@@ -8,17 +8,6 @@ enum { SSD_CHUNK = 128, MAMBA1_CHUNK = 64 }; /* tokens between saved states, unl
 
 /* ---- shapes ---- */
 
-static am_status infer_given(am_graph *g, am_node *n) /* every output is given by the caller */
-{
-    am_status st = AM_OK;
-    n->num_out = 0;
-    for (int i = 0; i < AM_MAX_OUT; i++)
-        if (n->out[i] >= 0) n->num_out = i + 1;
-    AM_ASSERT(n->num_out > 0);
-done:
-    return st;
-}
-
 static int64_t taps(const am_graph *g, const am_node *n)
 {
     return am_value_elements(V(1)) / am_max_i64(V(1)->dim[0].local, 1);
@@ -252,8 +241,8 @@ const am_op_def am_ops_scan[] = {
      0,
      {0},
      AM_OP_STATE(5, 1)},
-    {"conv_dx", "conv_dx", {ROWS, ROWS, AS, AS}, {ROWS}, infer_given, NULL, flops_conv, 0, {0}, 0},
-    {"conv_dw", "conv_dw", {ROWS, ROWS, AS, AS}, {ROWS}, infer_given, NULL, flops_conv_dw, 0, {0}, 0},
+    {"conv_dx", "conv_dx", {ROWS, ROWS, AS, AS}, {ROWS}, am_op_infer_given, NULL, flops_conv, 0, {0}, 0},
+    {"conv_dw", "conv_dw", {ROWS, ROWS, AS, AS}, {ROWS}, am_op_infer_given, NULL, flops_conv_dw, 0, {0}, 0},
     {"ssd",
      "ssd",
      {AS, AS, FLAT, AS, AS, FLAT, AS, AS, AS},
@@ -268,13 +257,13 @@ const am_op_def am_ops_scan[] = {
      "ssd_bwd",
      {AS, AS, AS, FLAT, AS, AS, FLAT, AS, AS, AS},
      {AS, AS, AS, AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_ssd_bwd,
      0,
      {0},
      0},
-    {"ssd_sums", "ssd_sums", {AS, AS, FLAT}, {AS, FLAT, FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"ssd_sums", "ssd_sums", {AS, AS, FLAT}, {AS, FLAT, FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"mamba1",
      "mamba1",
      {ROWS, ROWS, AS, ROWS, ROWS, FLAT, AS, AS, AS},
@@ -289,12 +278,12 @@ const am_op_def am_ops_scan[] = {
      "mamba1_bwd",
      {ROWS, ROWS, ROWS, AS, ROWS, ROWS, FLAT, AS, AS, AS},
      {ROWS, ROWS, AS, AS},
-     infer_given,
+     am_op_infer_given,
      NULL,
      flops_mamba1_bwd,
      0,
      {0},
      0},
-    {"mamba1_split", "mamba1_split", {AS, AS}, {ROWS, ROWS, AS, FLAT}, infer_given, NULL, NULL, 0, {0}, 0},
+    {"mamba1_split", "mamba1_split", {AS, AS}, {ROWS, ROWS, AS, FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {0},
 };
