@@ -5,20 +5,7 @@ these ids, the work folder gets a tokenizer in which every id is a word of its o
 copies of the model's files."""
 import json, os, random, shutil, subprocess, sys
 
-import fits
-
-SHAPES = {  # what config.json says; weights are drawn at random
-    "smollm2": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-                    num_key_value_heads=3, head_dim=64, vocab_size=49152, rope_theta=100000.0, bos_token_id=1,
-                    eos_token_id=2),
-    "llama1b": dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-                    num_key_value_heads=8, head_dim=64, vocab_size=128256, rope_theta=500000.0,
-                    bos_token_id=128000, eos_token_id=128001),
-}
-SHAPE_OF_ALL = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu",
-                    attention_bias=False, mlp_bias=False, attention_dropout=0.0, rms_norm_eps=1e-5,
-                    tie_word_embeddings=True, initializer_range=0.02, max_position_embeddings=8192,
-                    torch_dtype="float32")
+import shapes
 
 RECIPE = """recipe: TrainFinetuneRecipeForNextTokenPrediction
 run: {{dir: "{run_dir}", threads: {threads}}}
@@ -28,7 +15,7 @@ distributed: {{recompute: {recompute}}}
 dataset: {{_target_: automodel.ShardDataset, data_dir: "{shards}", seq_length: {seq}, truncation: true}}
 dataloader: {{shuffle: false}}
 optimizer: {{_target_: torch.optim.AdamW, lr: 1.0e-5, betas: [0.9, 0.999], weight_decay: 0.01}}
-clip_grad_norm: {{max_norm: 1.0}}
+clip_grad_norm: {{max_norm: {max_norm}}}
 checkpoint: {{enabled: false}}
 """
 
@@ -62,17 +49,14 @@ def write_tokenizer(folder, vocab, tiny):
 def work_folder(folder, program, model, shape, seq, rows, tiny):
     """folder/model (config, tokenizer; weights where the model has them), folder/shards, folder/rows.json.
     @return config.json's content"""
-    target = os.path.join(folder, "model")
+    target, config = os.path.join(folder, "model"), shapes.read_config(model, shape)
     os.makedirs(target)
     if shape:
-        config = {**SHAPE_OF_ALL, **SHAPES[shape]}
         write_json(os.path.join(target, "config.json"), config)
     else:
         for name in os.listdir(model):
             if "token" not in name and not name.startswith("chat_template"):
                 link_or_copy(os.path.realpath(os.path.join(model, name)), os.path.join(target, name))
-        with open(os.path.join(target, "config.json"), encoding="utf-8") as f:
-            config = json.load(f)
     first = write_tokenizer(target, config["vocab_size"], tiny)
     rng, ids = random.Random(1), []
     with open(os.path.join(folder, "rows.jsonl"), "w", encoding="utf-8") as f:
@@ -89,8 +73,8 @@ def work_folder(folder, program, model, shape, seq, rows, tiny):
     return config
 
 
-def command(folder, program, run_dir, o, has_weights):
-    """The command of one run; its recipe lies beside run_dir."""
+def command(folder, program, run_dir, o, has_weights, max_norm):
+    """The command of one run; its recipe lies beside run_dir.  max_norm: of clipping, 0: none."""
     model = os.path.join(folder, "model")
     kind = f'pretrained_model_name_or_path: "{model}"' if has_weights else \
         f'_target_: nemo_automodel.NeMoAutoModelForCausalLM.from_config, config: "{model}/config.json"'
@@ -99,7 +83,7 @@ def command(folder, program, run_dir, o, has_weights):
         f.write(RECIPE.format(run_dir=run_dir, threads=o.threads, steps=o.steps, seq=o.seq,
                               model="{%s, torch_dtype: %s}" % (kind, dtype),
                               recompute="full" if o.recompute else "selective",
-                              shards=os.path.join(folder, "shards")))
+                              max_norm=max_norm, shards=os.path.join(folder, "shards")))
     return [program, "train", run_dir + ".yaml"]
 
 
@@ -112,26 +96,3 @@ def figures(run_dir, seq):
             sys.exit(f"bench: a step of {x['num_tokens_per_step']} tokens, {x['num_label_tokens']} with a "
                      f"label, where the peer has {seq} and {seq - 1}")
     return [x["num_tokens_per_step"] / x["tps"] for x in lines], [x["loss"] for x in lines]
-
-
-def matrix_parameters(folder, config):
-    """Elements of the matrices that a token is multiplied with: all but norms, biases and an embedding that
-    is not also the output layer.  From the headers of the weight files, else from config.json."""
-    total, shapes = 0, fits.tensor_shapes(os.path.join(folder, "model"))
-    if not shapes:
-        h, d, kv = config["hidden_size"], config["head_dim"], config["num_key_value_heads"]
-        layer = 2 * h * d * (config["num_attention_heads"] + kv) + 3 * h * config["intermediate_size"]
-        return config["num_hidden_layers"] * layer + config["vocab_size"] * h
-    untied = "lm_head.weight" in shapes and not config.get("tie_word_embeddings")
-    for name, shape in shapes.items():
-        copy = "embed_tokens" in name if untied else name == "lm_head.weight"
-        if len(shape) == 2 and not copy:
-            total += shape[0] * shape[1]
-    return total
-
-
-def flops_per_token(folder, config, seq):
-    """6 · N_active + causal attention: q·k and p·v over half the square, forward and twice that backward"""
-    heads = config["num_attention_heads"]
-    width = heads * (config.get("head_dim") or config["hidden_size"] // heads)
-    return 6 * matrix_parameters(folder, config) + 6 * seq * width * config["num_hidden_layers"]

@@ -3,7 +3,6 @@
     peer_torch.py train --model DIR --rows FILE --way fp32|autocast|master --steps N --threads N
                         [--recompute] [--compile]
     peer_torch.py ceiling --dtype bf16|fp32 --threads N    best of a few 2048×1024×4096 products, in GFLOP/s
-    peer_torch.py weights --model DIR                      random F32 weights beside DIR/config.json
     peer_torch.py version
 
 The ways: fp32 throughout; autocast to bf16 over fp32 weights; bf16 weights with an fp32 master copy by hand.
@@ -82,15 +81,6 @@ def ceiling(o):
     print(json.dumps({"gflops": 2 * m * k * n / best / 1e9}))
 
 
-def weights(o):
-    from transformers import AutoConfig, AutoModelForCausalLM
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(o.model), dtype=torch.float32)
-    from safetensors.torch import save_file
-    tensors = {name: p.detach().contiguous() for name, p in model.named_parameters()}
-    save_file(tensors, os.path.join(o.model, "model.safetensors"), metadata={"format": "pt"})
-
-
 def version(_):
     import transformers
     print(f"PyTorch {torch.__version__}, transformers {transformers.__version__}, "
@@ -99,7 +89,7 @@ def version(_):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["train", "ceiling", "weights", "version"])
+    p.add_argument("what", choices=["train", "ceiling", "version"])
     p.add_argument("--model")
     p.add_argument("--rows")
     p.add_argument("--way", choices=["fp32", "autocast", "master"], default="fp32")
@@ -110,7 +100,7 @@ def main():
     p.add_argument("--compile", action="store_true")
     o = p.parse_args()
     torch.set_num_threads(o.threads)
-    {"train": train, "ceiling": ceiling, "weights": weights, "version": version}[o.what](o)
+    {"train": train, "ceiling": ceiling, "version": version}[o.what](o)
 
 
 main()

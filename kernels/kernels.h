@@ -187,7 +187,7 @@ typedef struct am_kernel {
  * loss_dlogp    labels, scalars → dlogp f32*[N]                       −INV_N where supervised, else 0
  * cast          x (any float dtype, or i32) → y (any float dtype; from i32: f64, f32, bf16)
  * fill          → y                                                  zeros
- * rank_sum      parts f32*[P,n] → y f32*[n] (acc)                     ((p0+p1)+p2)+…, in rank order
+ * rank_sum      parts[P,n] → y[n] (acc)                               ((p0+p1)+p2)+…, in rank order; both f32* or both real, then rounded once
  * sumsq         g f32*[n] → s f64[1] (acc)                            fixed blocks of 4096 elements summed in order, independent of threads
  * clip_coef     parts f64[P], scalars → scalars (GRAD_NORM, CLIP; SKIP = 1 and CLIP = 0 when the norm is not finite)
  * adamw         scalars, g f32*[n], master, m, v f32*[n] (in/out as in[2..4] and out[0..2]) → master, m, v    torch.optim.AdamW's update;

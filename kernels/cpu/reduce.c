@@ -17,10 +17,12 @@ static am_status run_rank_sum(const am_kernel_call *c, am_dtype real)
 {
     am_status st = AM_OK;
     am_cpu_dims dims;
-    AM_TRY(am_cpu_check(c, "rank_sum", "parts:w[P,.] > y:w[.] +", real, &dims));
+    const am_dtype type = c->in[0].dtype;
+    AM_TRY(am_cpu_check(c, "rank_sum", "parts:x[P,.] > y:x[.] +", real, &dims));
     AM_CHECK(dims.of['P'] >= 1, AM_ERR_SHAPE, "kernel rank_sum: no parts");
-    am_cpu_for(c, dims.of['.'], 64, (dims.of['P'] + 1) * (int64_t)am_dtype_bytes(am_cpu_wide(real)),
-               am_cpu_pick(rank_sum_ranges, real));
+    AM_CHECK(type == c->out[0].dtype && (type == am_cpu_wide(real) || type == real), AM_ERR_SHAPE,
+             "kernel rank_sum: parts in %s, their sum in %s", am_dtype_name(type), am_dtype_name(c->out[0].dtype));
+    am_cpu_for(c, dims.of['.'], 64, (dims.of['P'] + 1) * (int64_t)am_dtype_bytes(type), am_cpu_pick(rank_sum_ranges, type));
 done:
     return st;
 }

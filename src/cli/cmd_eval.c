@@ -125,7 +125,7 @@ static am_status compile(am_eval *v)
     am_program_options o = am_program_defaults(AM_PROGRAM_EVAL);
     AM_TRY(am_cli_compute_dtype(am_cli_string(v->cli, "dtype"), v->source.model->hf, &compute));
     if (v->cfg && !am_cli_given(v->cli, "dtype")) compute = v->s.compute;
-    o.mesh = am_engine_mesh(v->engine, am_cli_string(v->cli, "strategy")[0] != 'd');
+    o.mesh = am_engine_mesh(v->engine, am_cli_string(v->cli, "strategy")[0] != 'd', 1);
     o.rank = v->engine->rank;
     o.threads = v->engine->threads;
     o.freeze = everything;

@@ -244,7 +244,7 @@ static am_status compile(am_generate *g)
     am_graph *graph = NULL;
     am_dtype dtype;
     am_program_options o = am_program_defaults(AM_PROGRAM_GENERATE);
-    o.mesh = am_engine_mesh(g->engine, false);
+    o.mesh = am_engine_mesh(g->engine, false, 1);
     o.threads = g->engine->threads;
     o.cache_tokens = g->cache;
     o.logit_rows = 1;

@@ -23,8 +23,9 @@ static const am_cli_option options[] = {
     {"program", 0, AM_CLI_FLAG, NULL, NULL,
      "Print the program of a training step (operators, waits, memory), and nothing else."},
     {"rows", 0, AM_CLI_INT, "1", "N", "With --program: sequences of a micro-batch."},
-    {"seq-len", 0, AM_CLI_INT, "1024", "N", "With --program: tokens of a sequence."},
-    {"ranks", 0, AM_CLI_INT, "1", "N", "With --program: ranks over which fsdp2 cuts the parameters."},
+    {"seq-len", 0, AM_CLI_INT, "1024", "N", "With --program or --tp-size: tokens of a sequence."},
+    {"tp-size", 0, AM_CLI_INT, "1", "N", "What N tensor-parallel ranks have of the model, and what stays whole, and why; with --program, their program."},
+    {"ranks", 0, AM_CLI_INT, "1", "N", "With --program: ranks, those of --tp-size included; over the others fsdp2 cuts the parameters."},
     {"rank", 0, AM_CLI_INT, "0", "R", "With --program: whose program."},
     {"dtype", 0, AM_CLI_STRING, NULL, "DTYPE",
      "With --program: compute in float32 or bfloat16; none: as config.json says."},
@@ -159,13 +160,15 @@ static am_status print_program(const am_cli *cli, const am_model *m)
     am_program_options o = am_program_defaults(AM_PROGRAM_TRAIN);
     o.recompute = AM_RECOMPUTE_SELECTIVE; /* as in a recipe */
     int64_t rows = am_cli_int(cli, "rows"), seq = am_cli_int(cli, "seq-len"),
-            ranks = am_cli_int(cli, "ranks");
+            ranks = am_cli_int(cli, "ranks"), tp = am_cli_int(cli, "tp-size");
+    AM_CHECK(tp >= 1 && ranks % tp == 0, AM_ERR_USAGE, "--ranks %" PRId64 " is no multiple of --tp-size %" PRId64, ranks, tp);
     AM_CHECK(rows >= 1 && seq >= 1 && rows <= INT32_MAX / seq && ranks >= 1 && ranks <= 1 << 20, AM_ERR_USAGE,
              "--rows, --seq-len and --ranks are at least 1");
     o.rank = am_cli_int(cli, "rank");
     AM_CHECK(o.rank >= 0 && o.rank < ranks, AM_ERR_USAGE, "--rank is 0 to %" PRId64 " with --ranks %" PRId64,
              ranks - 1, ranks);
-    o.mesh.size[AM_MESH_DP_SHARD] = ranks;
+    o.mesh.size[AM_MESH_TP] = tp;
+    o.mesh.size[AM_MESH_DP_SHARD] = ranks / tp;
     AM_TRY(am_cli_compute_dtype(am_cli_string(cli, "dtype"), m->hf, &dtype));
     AM_TRY(am_model_graph(m, rows, seq, dtype, &g));
     AM_TRY(am_program_compile(&g, &o, &p));
@@ -204,7 +207,7 @@ done:
 static am_status inspect_shards(const am_cli *cli)
 {
     static const char *const others[] = {"card", "card-text", "program", "rows",  "seq-len", "ranks",
-                                         "rank", "dtype",     "verify",  "model", NULL};
+                                         "rank", "dtype",     "verify",  "model", "tp-size", NULL};
     am_status st = AM_OK;
     json_t *o = NULL;
     AM_TRY(refuse(cli, others, "is for models and checkpoints"));
@@ -224,7 +227,7 @@ done:
 static am_status tell(const am_cli *cli, const am_cli_source *s)
 {
     am_status st = AM_OK;
-    json_t *model = NULL, *checkpoint = NULL, *manifest = NULL;
+    json_t *model = NULL, *checkpoint = NULL, *manifest = NULL, *tensor = NULL;
     const char **frozen = NULL;
     size_t num_frozen = 0;
     if (s->manifest) AM_TRY(checkpoint_json(s, am_cli_flag(cli, "verify"), &manifest, &checkpoint));
@@ -232,13 +235,19 @@ static am_status tell(const am_cli *cli, const am_cli_source *s)
     AM_TRY(am_inspect_model(s->model, frozen, num_frozen, &model));
     json_object_set_new(model, "kind", json_string(checkpoint ? "checkpoint" : "model"));
     if (checkpoint) json_object_set(model, "checkpoint", checkpoint);
+    if (am_cli_given(cli, "tp-size")) {
+        AM_TRY(am_inspect_tensor(s->model, am_cli_int(cli, "tp-size"), am_cli_int(cli, "seq-len"), &tensor));
+        json_object_set(model, "tensor_parallel", tensor);
+    }
     if (am_cli_flag(cli, "json")) {
         AM_TRY(print_json(model));
         goto done;
     }
     if (checkpoint) print_checkpoint(checkpoint);
     am_inspect_print_model(model, isatty(1));
+    if (tensor) am_inspect_print_tensor(tensor);
 done:
+    json_decref(tensor);
     json_decref(model);
     json_decref(checkpoint);
     am_free(&frozen);
@@ -250,7 +259,7 @@ static am_status inspect_source(const am_cli *cli)
 {
     static const char *const for_shards[] = {"samples", "tokenizer", NULL}, *const for_steps[] = {"verify",
                                                                                                   NULL};
-    static const char *const for_program[] = {"rows", "seq-len", "ranks", "rank", "dtype"};
+    static const char *const for_program[] = {"rows", "ranks", "rank", "dtype"};
     am_status st = AM_OK;
     am_cli_source s = {0};
     am_str text = {0};
@@ -262,6 +271,8 @@ static am_status inspect_source(const am_cli *cli)
     for (size_t i = 0; i < sizeof for_program / sizeof *for_program; i++)
         AM_CHECK(program || !am_cli_given(cli, for_program[i]), AM_ERR_USAGE, "--%s goes with --program",
                  for_program[i]);
+    AM_CHECK(program || !am_cli_given(cli, "seq-len") || am_cli_given(cli, "tp-size"), AM_ERR_USAGE,
+             "--seq-len goes with --program or --tp-size");
     AM_CHECK(!am_cli_given(cli, "text"), AM_ERR_USAGE, "--text goes with --match");
     AM_CHECK(program + card + am_cli_flag(cli, "json") <= 1, AM_ERR_USAGE,
              "--json, --program and --card-text each print something of their own: give one of them");
@@ -284,7 +295,7 @@ done:
 static am_status inspect_match(const am_cli *cli)
 {
     static const char *const others[] = {"card", "card-text", "program", "rows", "seq-len", "ranks", "rank", "dtype", "verify",
-                                         "model", "samples", "tokenizer"};
+                                         "model", "samples", "tokenizer", "tp-size"};
     am_status st = AM_OK;
     json_t *o = NULL;
     am_str draft = {0};

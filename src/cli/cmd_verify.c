@@ -11,6 +11,7 @@ static const am_cli_option options[] = {
      "Reference written by tools/make_reference.py (safetensors): inputs, loss, logits, gradients."},
     {"dtype", 0, AM_CLI_STRING, "float32", "DTYPE", "Compute in float32, bfloat16 or float64."},
     {"strategy", 0, AM_CLI_STRING, "fsdp2", "NAME", "fsdp2 or ddp, over the ranks."},
+    {"tp-size", 0, AM_CLI_INT, "1", "N", "Tensor-parallel ranks: neighbours among the ranks compute parts of each layer."},
     {"recompute", 0, AM_CLI_FLAG, NULL, NULL, "Run each layer's forward again before its backward."},
     {"device", 0, AM_CLI_STRING, "cpu", "NAME", "cpu or guarded."},
     {"threads", 0, AM_CLI_INT, NULL, "N", "Threads a rank; none: its cores."},
@@ -78,8 +79,8 @@ static am_status read_inputs(am_verify *v)
     AM_TRY(read_i64(v, "labels", true, &labels));
     AM_TRY(read_i64(v, "position_ids", false, &pos));
     AM_TRY(read_i64(v, "document_ids", false, &doc));
-    v->rows = am_ceil_div(v->B, v->engine->size);
-    v->first_row = v->rows * v->engine->rank;
+    v->rows = am_ceil_div(v->B, v->engine->size / v->tp);
+    v->first_row = v->rows * (v->engine->rank / v->tp);
     int32_t **arrays[] = {&v->ids, &v->labels, &v->pos, &v->doc, &v->index};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         AM_TRY(am_calloc((size_t)(v->rows * v->T), sizeof(int32_t), arrays[i]));
@@ -155,7 +156,7 @@ static am_status compile(am_verify *v)
     const char *strategy = am_cli_string(v->cli, "strategy");
     AM_CHECK(strcmp(strategy, "fsdp2") == 0 || strcmp(strategy, "ddp") == 0, AM_ERR_USAGE,
              "--strategy is fsdp2 or ddp, not %s", strategy);
-    o.mesh = am_engine_mesh(v->engine, strcmp(strategy, "fsdp2") == 0);
+    o.mesh = am_engine_mesh(v->engine, strcmp(strategy, "fsdp2") == 0, v->tp);
     o.rank = v->engine->rank;
     o.threads = v->engine->threads;
     o.recompute = am_cli_flag(v->cli, "recompute") ? AM_RECOMPUTE_FULL : AM_RECOMPUTE_SELECTIVE; /* as in a recipe */
@@ -183,7 +184,7 @@ static am_status run(am_verify *v)
     AM_TRY(am_exec_run(v->exec, 0, feed, v));
     AM_TRY(am_exec_get_scalar(v->exec, AM_SCALAR_LOSS_SUM, &sum));
     AM_TRY(am_comm_allgather(v->engine->comm, &sum, sizeof sum, all));
-    for (int r = 0; r < v->engine->size; r++) total += all[r];
+    for (int r = 0; r < v->engine->size; r += v->tp) total += all[r];
     v->loss = total / (double)v->targets;
 done:
     am_free(&all);
@@ -243,8 +244,8 @@ static am_status compare_logits(am_verify *v)
     AM_TRY(max_over_ranks(v, &v->logits_err));
     AM_TRY(max_over_ranks(v, &v->logits_scale));
     if (!am_cli_given(v->cli, "dump")) goto done;
-    for (int rank = 0; rank < v->engine->size; rank++) { /* to rank 0, in order */
-        int64_t first = rank * v->rows, count = am_min_i64(v->rows, v->B - first);
+    for (int rank = 0; rank < v->engine->size; rank += v->tp) { /* to rank 0, in order */
+        int64_t first = rank / v->tp * v->rows, count = am_min_i64(v->rows, v->B - first);
         if (count <= 0) continue;
         if (v->engine->rank == rank && rank != 0)
             AM_TRY(am_comm_send(v->engine->comm, ours, (size_t)(count * n) * sizeof *ours, 0));
@@ -367,6 +368,8 @@ am_status am_cmd_verify(int argc, char **argv)
     o.device = am_cli_string(v.cli, "device");
     o.threads = (int)am_cli_int(v.cli, "threads");
     AM_TRY(am_engine_open(&o, &v.engine));
+    v.tp = (int)am_cli_int(v.cli, "tp-size");
+    AM_CHECK(v.tp >= 1 && v.engine->size % v.tp == 0, AM_ERR_USAGE, "--tp-size %d does not divide the %d ranks", v.tp, v.engine->size);
     AM_TRY(verify(&v));
 done:
     am_exec_free(&v.exec);

@@ -93,7 +93,7 @@ static am_status loss_under(am_engine *engine, const char *spec, const char *car
     am_exec *x = NULL;
     am_str unread = {0};
     am_program_options o = am_program_defaults(AM_PROGRAM_EVAL);
-    o.mesh = am_engine_mesh(engine, true);
+    o.mesh = am_engine_mesh(engine, true, 1);
     o.threads = engine->threads;
     o.freeze = everything;
     o.num_freeze = 1;

@@ -30,6 +30,7 @@ typedef struct am_verify {
     am_program     *program;
     am_exec        *exec;
     am_dtype        dtype;
+    int             tp;              /* ranks that have parts of the same layers */
     int64_t         B, T, rows, first_row; /* rows of this rank: [first_row, first_row + rows) of B, padded with empty ones */
     int64_t         targets;
     int32_t        *ids, *labels, *pos, *doc, *index; /* [rows·T] */
@@ -55,7 +56,7 @@ am_status am_verify_list_tensors(am_verify *v) AM_WARN_UNUSED;
  *  The relative error of a tensor is ‖g − g_ref‖ / ‖g_ref‖, over the elements the reference has.  One whose reference is
  *  zero in theory (below 2^-23 of the largest tensor's, where float32 rounding is all there is; a bias of keys, say,
  *  which softmax does not see) has no ratio: its error is taken relative to a hundredth of the largest tensor's gradient.
- *  Memory on rank 0: the gradient of a unit, and of the tensors of which a part is outstanding. */
+ *  Memory on rank 0: the gradient of a unit and where its elements lie, and of the tensors of which a part is outstanding. */
 am_status am_verify_gradients(am_verify *v) AM_WARN_UNUSED;
 
 void am_verify_release_tensors(am_verify *v);

@@ -117,52 +117,131 @@ done:
     return st;
 }
 
-/* A parameter's gradient into the tensors it lies in; those that are full are compared. */
-static am_status take_parameter(am_verify *v, const am_param *p, const float *grad)
+/* A parameter's gradient into the tensors it lies in, element i of it into element at[i]; those that are full are compared. */
+static am_status take_parameter(am_verify *v, const am_param *p, const float *grad, const int64_t *at, int64_t count)
 {
     am_status st = AM_OK;
-    am_disk_map map;
-    AM_TRY(am_disk_map_open(p, &map));
+    const int64_t each = count / p->disk.num_tensors;
     for (int place = 0; place < p->disk.num_tensors; place++) {
         am_verify_tensor *t = find_tensor(v, p->disk.tensor[place]);
         if (!t->ours) AM_TRY(am_calloc((size_t)t->disk->elements, sizeof *t->ours, &t->ours));
-        AM_CHECK(map.disk_each == t->disk->elements, AM_ERR_MODEL,
-                 "%s has %" PRId64 " elements, the card says %" PRId64, t->name, t->disk->elements, map.disk_each);
-        for (int64_t i = place * map.each; i < (place + 1) * map.each; i++)
-            t->ours[am_disk_map_element(&map, i)] = grad[i];
-        t->filled += map.each;
+        for (int64_t i = place * each; i < (place + 1) * each; i++) {
+            AM_CHECK(at[i] >= 0 && at[i] < t->disk->elements, AM_ERR_MODEL, "%s has %" PRId64 " elements, the card asks for element %" PRId64,
+                     t->name, t->disk->elements, at[i]);
+            t->ours[at[i]] = grad[i];
+        }
+        t->filled += each;
         if (t->filled < t->disk->elements) continue;
         AM_TRY(compare_tensor(v, t));
         am_free(&t->ours);
+    }
+done:
+    return st;
+}
+
+/* Element of its tensor that each element of the unit is; nothing for padding. */
+static am_status list_places(const am_verify *v, const am_unit *u, int64_t *at)
+{
+    am_status st = AM_OK;
+    am_disk_map map = {0};
+    for (int e = 0; e < u->num_entries; e++) {
+        AM_TRY(am_disk_map_open(am_graph_param_at(v->program->graph, u->entry[e].param), &map));
+        for (int64_t i = 0; i < u->entry[e].count; i++) at[u->entry[e].offset + i] = am_disk_map_element(&map, i);
+        am_disk_map_close(&map);
     }
 done:
     am_disk_map_close(&map);
     return st;
 }
 
-/* A unit's whole gradient at every rank, as f32. */
-static am_status gather_unit(am_verify *v, int unit, float **out)
+/* What a rank of tp has of a unit; on rank 0 that of each of them in turn. */
+typedef struct am_unit_part {
+    int64_t *entry;     /* [num_entries]: offset, count */
+    int64_t  elements, shard;
+    float   *grad;      /* [elements] */
+    int64_t *at;        /* [elements] */
+} am_unit_part;
+
+static void release_part(am_unit_part *x)
+{
+    am_free(&x->entry);
+    am_free(&x->grad);
+    am_free(&x->at);
+}
+
+static am_status my_part(am_verify *v, int unit, am_unit_part *x)
 {
     am_status st = AM_OK;
     const am_unit *u = &v->program->store.unit[unit];
     am_dtype store = v->program->store.dtype;
-    size_t n = (size_t)u->shard_elements;
     void *raw = NULL;
-    float *mine = NULL, *all = NULL;
-    *out = NULL;
-    AM_TRY(am_calloc(n, am_dtype_bytes(store), &raw));
-    AM_TRY(am_calloc(n, sizeof *mine, &mine));
-    AM_TRY(am_calloc(n * (size_t)v->engine->size, sizeof *all, &all));
-    AM_TRY(am_exec_read_gradient(v->exec, 0, unit, 0, u->shard_elements, raw));
-    AM_TRY(am_convert(raw, store, mine, AM_F32, u->shard_elements));
-    AM_TRY(am_comm_allgather(v->engine->comm, mine, n * sizeof *mine, all));
-    *out =
-        all; /* fsdp2: shards in rank order are the unit; ddp: every rank has the whole, the first is taken */
-    all = NULL;
+    x->elements = u->elements;
+    x->shard = u->shard_elements;
+    AM_TRY(am_calloc((size_t)u->num_entries * 2, sizeof *x->entry, &x->entry));
+    AM_TRY(am_calloc((size_t)x->elements, sizeof *x->grad, &x->grad));
+    AM_TRY(am_calloc((size_t)x->elements, sizeof *x->at, &x->at));
+    for (int e = 0; e < u->num_entries; e++) {
+        x->entry[2 * e] = u->entry[e].offset;
+        x->entry[2 * e + 1] = u->entry[e].count;
+    }
+    AM_TRY(list_places(v, u, x->at));
+    AM_TRY(am_calloc((size_t)x->shard, am_dtype_bytes(store), &raw));
+    AM_TRY(am_exec_read_gradient(v->exec, 0, unit, 0, x->shard, raw));
+    AM_TRY(am_convert(raw, store, x->grad + u->shard_begin, AM_F32, x->shard));
 done:
     am_free(&raw);
-    am_free(&mine);
-    am_free(&all);
+    return st;
+}
+
+/* Rank 0 receives what `from` has: sizes and places where it is the first of its rank of tp, then its shard. */
+static am_status pass_part(am_verify *v, int unit, int from, am_unit_part *mine, am_unit_part *x)
+{
+    am_status st = AM_OK;
+    am_comm *c = v->engine->comm;
+    const am_unit *u = &v->program->store.unit[unit];
+    int64_t head[3] = {mine->elements, mine->shard, u->shard_begin};
+    const size_t entries = (size_t)u->num_entries * 2;
+    if (v->engine->rank == from) {
+        AM_TRY(am_comm_send(c, head, sizeof head, 0));
+        if (from < v->tp) AM_TRY(am_comm_send(c, mine->entry, entries * sizeof *mine->entry, 0));
+        if (from < v->tp) AM_TRY(am_comm_send(c, mine->at, (size_t)mine->elements * sizeof *mine->at, 0));
+        AM_TRY(am_comm_send(c, mine->grad + u->shard_begin, (size_t)mine->shard * sizeof *mine->grad, 0));
+    }
+    if (v->engine->rank != 0) goto done;
+    AM_TRY(am_comm_recv(c, head, sizeof head, from));
+    if (from < v->tp) {
+        x->elements = head[0];
+        AM_TRY(am_calloc(entries, sizeof *x->entry, &x->entry));
+        AM_TRY(am_calloc((size_t)x->elements, sizeof *x->grad, &x->grad));
+        AM_TRY(am_calloc((size_t)x->elements, sizeof *x->at, &x->at));
+        AM_TRY(am_comm_recv(c, x->entry, entries * sizeof *x->entry, from));
+        AM_TRY(am_comm_recv(c, x->at, (size_t)x->elements * sizeof *x->at, from));
+    }
+    AM_TRY(am_comm_recv(c, x->grad + head[2], (size_t)head[1] * sizeof *x->grad, from));
+done:
+    return st;
+}
+
+/* A unit's gradient from all ranks to rank 0, and there into its tensors.  ddp: every rank has the whole. */
+static am_status take_unit(am_verify *v, int unit)
+{
+    am_status st = AM_OK;
+    const am_unit *u = &v->program->store.unit[unit];
+    const bool sharded = u->shard_elements < u->elements;
+    am_unit_part mine = {0}, other = {0}, *x;
+    AM_TRY(my_part(v, unit, &mine));
+    for (int t = 0; t < (u->cut ? v->tp : 1); t++) {
+        x = t == 0 ? &mine : &other;
+        for (int from = t; from < (sharded ? v->engine->size : v->tp); from += v->tp)
+            if (from) AM_TRY(pass_part(v, unit, from, &mine, x));
+        for (int e = 0; e < u->num_entries && v->engine->rank == 0; e++)
+            AM_TRY(take_parameter(v, am_graph_param_at(v->program->graph, u->entry[e].param), x->grad + x->entry[2 * e],
+                                  x->at + x->entry[2 * e], x->entry[2 * e + 1]));
+        release_part(&other);
+    }
+done:
+    release_part(&mine);
+    release_part(&other);
     return st;
 }
 
@@ -243,22 +322,13 @@ done:
 am_status am_verify_gradients(am_verify *v)
 {
     am_status st = AM_OK;
-    float *unit_grad = NULL;
     v->worst = -1;
     v->worst_name = "";
-    for (int u = 0; u < v->program->store.num_units; u++) {
-        const am_unit *unit = &v->program->store.unit[u];
-        if (!unit->trainable) continue;
-        AM_TRY(gather_unit(v, u, &unit_grad));
-        for (int e = 0; e < unit->num_entries && v->engine->rank == 0; e++)
-            AM_TRY(take_parameter(v, am_graph_param_at(v->program->graph, unit->entry[e].param),
-                                  unit_grad + unit->entry[e].offset));
-        am_free(&unit_grad);
-    }
+    for (int u = 0; u < v->program->store.num_units; u++)
+        if (v->program->store.unit[u].trainable) AM_TRY(take_unit(v, u));
     if (v->engine->rank != 0) goto done;
     AM_TRY(judge(v));
     AM_TRY(list_missing(v));
 done:
-    am_free(&unit_grad);
     return st;
 }

@@ -34,10 +34,10 @@ am_program_options am_program_defaults(am_program_kind kind)
 static am_status check_options(const am_program_options *o)
 {
     am_status st = AM_OK;
-    static const am_mesh_dim later[] = {AM_MESH_TP, AM_MESH_CP, AM_MESH_EP, AM_MESH_PP};
+    static const am_mesh_dim later[] = {AM_MESH_CP, AM_MESH_EP, AM_MESH_PP};
     for (size_t i = 0; i < sizeof later / sizeof *later; i++)
         AM_CHECK(o->mesh.size[later[i]] == 1, AM_ERR_CONFIG,
-                 "distributed.%s_size = %" PRId64 ": this version offers data parallelism only; set it to 1",
+                 "distributed.%s_size = %" PRId64 ": this version offers data and tensor parallelism; set it to 1",
                  am_mesh_dim_name(later[i]), o->mesh.size[later[i]]);
     AM_CHECK(o->micro_batches >= 1 && o->threads >= 1, AM_ERR_CONFIG,
              "micro-batches and threads must be at least 1");
@@ -59,10 +59,13 @@ static am_status run_passes(am_compile *c, am_program *p)
     if (o->fuse) AM_TRY(am_pass_fuse(c->g));
     AM_TRY(am_pass_head(c));
     if (o->kind == AM_PROGRAM_GENERATE) AM_TRY(am_pass_cache(c));
+    AM_TRY(am_pass_tensor(c));
     c->forward_nodes = (int)c->g->num_nodes;
     if (backward) AM_TRY(am_pass_autodiff(c));
+    AM_TRY(am_pass_tensor_join(c));
     if (backward && o->recompute) AM_TRY(am_pass_recompute(c));
     if (backward && o->fuse) AM_TRY(am_pass_fuse_loss(c));
+    AM_TRY(am_pass_tensor_reduce(c));
     AM_TRY(am_pass_place(c));
     AM_TRY(am_pass_units(c));
     AM_TRY(am_pass_shard(c));

@@ -4,14 +4,34 @@
 
 #include <string.h>
 
-/* Elements of the axis that the part's indices stand for, in the order of the part. */
-static void fill_table(const am_layout_part *p, int64_t *at)
+/* Elements of the axis that the part's indices stand for, in the order of the part, of each dimension those that are here. */
+static void fill_table(const am_layout_part *p, int64_t n, int64_t *at)
 {
     int64_t index[AM_LAYOUT_MAX_DIMS] = {0};
-    for (int64_t n = 0; n < p->size; n++) {
-        at[n] = am_layout_element(p, index);
-        for (int k = p->num_dims - 1; k >= 0 && ++index[k] == p->dim[k].global; k--) index[k] = 0;
+    for (int k = 0; k < p->num_dims; k++) index[k] = p->dim[k].start;
+    for (int64_t i = 0; i < n; i++) {
+        at[i] = am_layout_element(p, index);
+        for (int k = p->num_dims - 1; k >= 0 && ++index[k] == p->dim[k].start + p->dim[k].local; k--) index[k] = p->dim[k].start;
     }
+}
+
+/* The dimensions of the parameter's axis, which may be cut, in those of its part of the whole.  @return the elements here */
+static am_status take_ranges(const am_param *p, am_layout_part *part, int64_t *here)
+{
+    am_status st = AM_OK;
+    am_layout_part own;
+    *here = part->size;
+    if (!p->cut_of) goto done;
+    AM_TRY(am_layout_part_at(p->layout[p->disk.axis], 0, &own));
+    AM_ASSERT(own.num_dims == part->num_dims);
+    *here = 1;
+    for (int k = 0; k < part->num_dims; k++) {
+        part->dim[k].start = own.dim[k].start;
+        part->dim[k].local = own.dim[k].local;
+        *here *= own.dim[k].local;
+    }
+done:
+    return st;
 }
 
 static am_status open_split(const am_param *p, am_disk_map *m)
@@ -21,17 +41,19 @@ static am_status open_split(const am_param *p, am_disk_map *m)
     am_layout_part part;
     int axis = p->disk.axis, from_last = p->rank - 1 - axis;
     AM_TRY(am_layout_part_at(whole, p->disk.part, &part));
-    AM_CHECK(axis >= 0 && axis < p->rank && part.size == p->dim[axis] && (axis > 0 || m->num_tensors == 1), AM_ERR_CARD,
+    int64_t here;
+    AM_TRY(take_ranges(p, &part, &here));
+    AM_CHECK(axis >= 0 && axis < p->rank && here == p->dim[axis] && (axis > 0 || m->num_tensors == 1), AM_ERR_CARD,
              "%s: its axis %d of %" PRId64 " is not the part %d of %" PRId64 " elements", p->name, axis, p->dim[axis],
-             p->disk.part, part.size);
+             p->disk.part, here);
     m->split = from_last == 0 && p->rank > 1 ? 2 : from_last <= 1 ? 1 : 0;
     AM_CHECK(m->split > 0 || axis == 0, AM_ERR_CARD, "%s: axis %d of %d cannot be split", p->name, axis, p->rank);
-    m->num_at = part.size;
-    AM_TRY(am_calloc((size_t)part.size + 1, sizeof *m->at, &m->at));
-    fill_table(&part, m->at);
+    m->num_at = here;
+    AM_TRY(am_calloc((size_t)here + 1, sizeof *m->at, &m->at));
+    fill_table(&part, here, m->at);
     if (m->split == 1) m->disk_rows = whole->size;
     if (m->split == 2) m->disk_cols = whole->size;
-    m->disk_each = m->each / part.size * whole->size;
+    m->disk_each = m->each / here * whole->size;
 done:
     return st;
 }

@@ -74,6 +74,9 @@ typedef struct am_param {
     int              layer;     /* layer it belongs to, -1 before the first layer (embedding), num_layers after the last */
     bool             trainable; /* set by the freeze pass */
     int              uses;      /* number of nodes that read it: a tied head makes it 2 */
+    int64_t          cut_of;    /* ranks that hold a part of it each, cut where dims of a layout have local < global; 0: whole */
+    bool             summed;    /* whole, but read by what is cut: its gradient is a sum over those ranks */
+    const char      *why_whole; /* why it was not cut although a role says that it may be; NULL: none does, or it is cut */
 } am_param;
 
 /* ---- values and nodes --------------------------------------------------------------------------------- */
@@ -153,6 +156,17 @@ enum {
 #define AM_OP_STATE_IN(traits)  ((int)((traits) >> 8 & 15u) - 1) /* -1: the operator keeps nothing */
 #define AM_OP_STATE_OUT(traits) ((int)((traits) >> 12 & 15u) - 1)
 
+/* What an operator does when an operand is cut over the ranks of a group (tensor.c): which dimensions may be cut so that every
+ * rank works on its own part, and whether what it gives is then a part or a summand. */
+typedef enum am_cut {
+    AM_CUT_NONE,      /* it needs its operands whole */
+    AM_CUT_EACH,      /* element by element: any dimension */
+    AM_CUT_ROWS,      /* a row of the last dimension at a time: any other */
+    AM_CUT_PRODUCT,   /* x [.., in], w [.., out, in], bias?: out, or in, which leaves summands */
+    AM_CUT_ATTENTION, /* heads of q; those of k and v with them, or not at all */
+    AM_CUT_SUM, AM_CUT_BRANCH /* of the pass itself */
+} am_cut;
+
 struct am_op_def {
     const char *name;
     const char *kernel; /* row of kernels.h; NULL: not a kernel (communication) */
@@ -167,6 +181,7 @@ struct am_op_def {
      * contracted; nothing else needs to be said by an operator */
     am_kernel own_kernel; /* an operator that brings its kernels (tests register such rows); name NULL: look `kernel` up */
     unsigned traits;      /* AM_OP_…, or'ed */
+    am_cut   cut;
 };
 
 /** The built-in rows; `name` NULL-terminated search. */

@@ -244,6 +244,29 @@ done:
     return st;
 }
 
+/* A sum over ranks: what every rank added gets the sum's gradient; and what every rank read gets the sum of theirs. */
+static am_status vjp_tp_sum(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy >= 0) AM_TRY(am_ad_contribute(ad, n->in[0], dy));
+done:
+    return st;
+}
+
+static am_status vjp_tp_branch(am_autodiff *ad, const am_node *n)
+{
+    am_status st = AM_OK;
+    int dy, dx = -1;
+    AM_TRY(am_ad_grad(ad, n->out[0], &dy));
+    if (dy < 0 || !am_ad_wants(ad, n->in[0])) goto done;
+    AM_TRY(am_ad_emit(ad, "tp_sum", &dy, 1, NULL, AM_ACC_NO, &dx, 1));
+    AM_TRY(am_ad_contribute(ad, n->in[0], dx));
+done:
+    return st;
+}
+
 /* The gradient that arrives at lse is dlogp: log p = target - lse.  One node gives dh and dw, since both need
  * the logits again; where W runs apart there are two. */
 static am_status vjp_linear_ce(am_autodiff *ad, const am_node *n)
@@ -295,23 +318,23 @@ static int64_t flops_linear_ce_grad(const am_graph *g, const am_node *n) /* logi
 const am_op_def am_ops_base[] = {
     {"embed", "embed", {AS, AS}, {AS}, infer_embed, vjp_embed, NULL, 0, {0}, AM_OP_ROUNDS_WEIGHT | AM_OP_ROWS_BY_ID},
     {"embed_dw", "embed_dw", {ROWS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, AM_OP_ROWS_BY_ID},
-    {"linear", "linear", {ROWS, AS, FLAT}, {ROWS}, infer_linear, vjp_linear, flops_linear, 0, {0}, AM_OP_ROUNDS_WEIGHT},
+    {"linear", "linear", {ROWS, AS, FLAT}, {ROWS}, infer_linear, vjp_linear, flops_linear, 0, {0}, AM_OP_ROUNDS_WEIGHT, AM_CUT_PRODUCT},
     {"linear_dx", "linear_dx", {ROWS, AS}, {ROWS}, infer_linear_dx, NULL, flops_linear, 0, {0}, AM_OP_ROUNDS_WEIGHT | AM_OP_ADDS},
     {"linear_dw", "linear_dw", {ROWS, ROWS}, {AS}, infer_linear_dw, NULL, flops_linear_dw, 0, {0}, 0},
     {"bias_db", "bias_db", {ROWS}, {FLAT}, infer_bias_db, NULL, NULL, 0, {0}, 0},
-    {"rmsnorm", "rmsnorm", {LAST, FLAT}, {LAST, FLAT}, infer_rmsnorm, vjp_rmsnorm, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"rmsnorm", "rmsnorm", {LAST, FLAT}, {LAST, FLAT}, infer_rmsnorm, vjp_rmsnorm, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_ROWS},
     {"rmsnorm_dx", "rmsnorm_dx", {LAST, LAST, FLAT, FLAT}, {LAST}, am_op_infer_like, NULL, NULL, 0, {0}, AM_OP_ADDS},
     {"rmsnorm_dw", "rmsnorm_dw", {LAST, LAST, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"rope_angles", "rope_angles", {AS, AS}, {AS, AS}, infer_rope_angles, NULL, NULL, 0, {0}, 0},
-    {"rope", "rope", {AS, AS, AS}, {AS}, infer_rope, vjp_rope, NULL, 1, {0}, 0},
-    {"act", "act", {FLAT}, {FLAT}, am_op_infer_like, vjp_act, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"rope", "rope", {AS, AS, AS}, {AS}, infer_rope, vjp_rope, NULL, 1, {0}, 0, AM_CUT_ROWS},
+    {"act", "act", {FLAT}, {FLAT}, am_op_infer_like, vjp_act, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
     {"act_bwd", "act_bwd", {FLAT, FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
-    {"act_mul", "act_mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_act_mul, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"act_mul", "act_mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_act_mul, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
     {"act_mul_bwd", "act_mul_bwd", {FLAT, FLAT, FLAT}, {FLAT, FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
-    {"add", "add", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_add, NULL, 1, {0}, AM_OP_ONE_PASS},
-    {"mul", "mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_mul, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"scale", "scale", {FLAT}, {FLAT}, am_op_infer_like, vjp_scale, NULL, 0, {0}, AM_OP_ONE_PASS},
-    {"softcap", "softcap", {FLAT}, {FLAT}, am_op_infer_like, vjp_softcap, NULL, 0, {0}, AM_OP_ONE_PASS},
+    {"add", "add", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_add, NULL, 1, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
+    {"mul", "mul", {FLAT, FLAT}, {FLAT}, infer_pair, vjp_mul, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
+    {"scale", "scale", {FLAT}, {FLAT}, am_op_infer_like, vjp_scale, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
+    {"softcap", "softcap", {FLAT}, {FLAT}, am_op_infer_like, vjp_softcap, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
     {"softcap_bwd", "softcap_bwd", {FLAT, FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
     {"linear_ce",
      "linear_ce",
@@ -342,7 +365,7 @@ const am_op_def am_ops_base[] = {
      {0}, AM_OP_ROUNDS_WEIGHT},
     {"loss_sum", "loss_sum", {AS, AS, AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"loss_dlogp", "loss_dlogp", {AS, AS}, {AS}, infer_loss_dlogp, NULL, NULL, 0, {0}, 0},
-    {"cast", "cast", {FLAT}, {FLAT}, am_op_infer_given, vjp_cast, NULL, 0, {0}, 0},
+    {"cast", "cast", {FLAT}, {FLAT}, am_op_infer_given, vjp_cast, NULL, 0, {0}, 0, AM_CUT_EACH},
     {"fill", "fill", {0}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"rank_sum", "rank_sum", {AS}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"sumsq", "sumsq", {FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
@@ -350,6 +373,8 @@ const am_op_def am_ops_base[] = {
     {"adamw", "adamw", {AS, FLAT, FLAT, FLAT, FLAT}, {FLAT, FLAT, FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"gather_rows", "gather_rows", {AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"scatter_rows", "scatter_rows", {AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
+    {"tp_sum", NULL, {FLAT}, {FLAT}, am_op_infer_like, vjp_tp_sum, NULL, 0, {0}, 0, AM_CUT_SUM},
+    {"tp_branch", NULL, {FLAT}, {FLAT}, am_op_infer_like, vjp_tp_branch, NULL, 0, {0}, 0, AM_CUT_BRANCH},
     {"all_gather", NULL, {FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"exchange", NULL, {FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {0},

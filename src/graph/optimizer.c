@@ -21,18 +21,23 @@ done:
     return st;
 }
 
-static am_status global_norm(am_compile *c, int scalars)
+/* Of the units that are whole in every rank of tp, or of those that are cut: one number a rank of the group, into parts
+ * [at, at + members). */
+static am_status sums_of_squares(am_compile *c, bool cut, uint32_t group, int parts, int64_t at)
 {
     am_status st = AM_OK;
     am_graph *g = c->g;
-    am_dim one = am_dim_number(1), many = am_dim_number(c->shards * c->replicas);
-    int sum, parts, node;
+    const int64_t members = am_mesh_group_size(&c->o->mesh, group);
+    am_dim one = am_dim_number(1), many = am_dim_number(members);
+    int sum, all, node;
     bool first = true;
-    AM_TRY(am_graph_value(g, "sum of squares", AM_F64, 1, &one, &sum));
+    AM_TRY(am_graph_subvalue(g, "sums of squares", parts, at, 1, &many, &all));
+    sum = all;
+    if (members > 1) AM_TRY(am_graph_value(g, "sum of squares", AM_F64, 1, &one, &sum));
     for (int u = 0; u < c->store.num_units; u++) {
         const am_unit *x = &c->store.unit[u];
         int mine;
-        if (!x->trainable) continue;
+        if (!x->trainable || x->cut != cut) continue;
         am_dim piece = am_dim_number(x->shard_elements / c->replicas);
         AM_TRY(am_graph_subvalue(g, "my piece", c->grad_shard[u], piece.local * c->replica_index, 1, &piece,
                                  &mine));
@@ -41,13 +46,30 @@ static am_status global_norm(am_compile *c, int scalars)
                          NULL));
         first = false;
     }
-    parts = sum;
-    if (many.local > 1) {
-        AM_TRY(am_graph_value(g, "sums of squares", AM_F64, 1, &many, &parts));
-        AM_TRY(emit_post(g, "all_gather", &sum, 1, NULL, AM_ACC_NO, &parts, 1, 0, &node));
+    if (members > 1) {
+        AM_TRY(emit_post(g, "all_gather", &sum, 1, NULL, AM_ACC_NO, &all, 1, cut, &node));
         g->nodes[node].queue = AM_QUEUE_REDUCE;
-        g->nodes[node].group = AM_GROUP_DP;
+        g->nodes[node].group = group;
     }
+done:
+    return st;
+}
+
+static am_status global_norm(am_compile *c, int scalars)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    const uint32_t group[2] = {AM_GROUP_DP, AM_GROUP_DP | 1u << AM_MESH_TP};
+    int64_t members[2] = {0, 0};
+    int parts;
+    for (int u = 0; u < c->store.num_units; u++) {
+        const am_unit *x = &c->store.unit[u];
+        if (x->trainable) members[x->cut] = am_mesh_group_size(&c->o->mesh, group[x->cut]);
+    }
+    am_dim all = am_dim_number(members[0] + members[1]);
+    AM_TRY(am_graph_value(g, "sums of squares", AM_F64, 1, &all, &parts));
+    for (int cut = 0; cut < 2; cut++)
+        if (members[cut]) AM_TRY(sums_of_squares(c, cut, group[cut], parts, cut ? members[0] : 0));
     AM_TRY(emit_post(g, "clip_coef", (int[]){parts, scalars}, 2, NULL, AM_ACC_NO, &scalars, 1, 0, NULL));
 done:
     return st;

@@ -24,9 +24,12 @@ am_status am_pass_freeze(am_compile *c) AM_WARN_UNUSED;    /* marks parameters t
 am_status am_pass_reach(am_compile *c) AM_WARN_UNUSED;     /* what no gradient can reach is not trained */
 am_status am_pass_head(am_compile *c) AM_WARN_UNUSED;      /* logits → loss, or logits of chosen rows */
 am_status am_pass_cache(am_compile *c) AM_WARN_UNUSED;     /* attention reads keys and values from a cache (STATE) */
+am_status am_pass_tensor(am_compile *c) AM_WARN_UNUSED;    /* heads and feed-forward layers cut over the ranks of tp */
 am_status am_pass_autodiff(am_compile *c) AM_WARN_UNUSED;  /* phases B and W */
+am_status am_pass_tensor_join(am_compile *c) AM_WARN_UNUSED; /* what enters a cut is the value itself again */
 am_status am_pass_fuse_loss(am_compile *c) AM_WARN_UNUSED; /* linear_ce and its backward: one operator in B, one product less */
 am_status am_pass_recompute(am_compile *c) AM_WARN_UNUSED; /* clones of forward nodes in the backward pass */
+am_status am_pass_tensor_reduce(am_compile *c) AM_WARN_UNUSED; /* what leaves a cut is added over the ranks of tp */
 am_status am_pass_units(am_compile *c) AM_WARN_UNUSED;     /* parameters → units and slots */
 am_status am_pass_place(am_compile *c) AM_WARN_UNUSED;     /* replicated, sharded or partial, per mesh dimension */
 am_status am_pass_shard(am_compile *c) AM_WARN_UNUSED;     /* gathers, casts, reductions */
@@ -37,6 +40,12 @@ am_status am_pass_emit(am_compile *c, am_program *p) AM_WARN_UNUSED;   /* nodes 
 am_status am_pass_waits(am_program *p) AM_WARN_UNUSED;     /* cross-queue dependencies → waits */
 am_status am_pass_memory(am_compile *c, am_program *p) AM_WARN_UNUSED; /* values → region and offset */
 am_status am_pass_schedule(am_program *p) AM_WARN_UNUSED;  /* segments × micro-batches → the step; sums and hashes */
+
+/* Are gradients accumulated whole over the micro-batches and reduced once, at the last? */
+static inline bool am_gradients_persist(const am_compile *c)
+{
+    return c->o->micro_batches > 1 && (c->shards == 1 || c->o->defer_sync);
+}
 
 /* Happens-before inside a segment.  clock[op][q]: operators of queue q with a smaller or equal number are complete when op starts
  * (compute queue: in order; communication queues complete only through a wait, and a wait on one covers all before it). */

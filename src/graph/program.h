@@ -31,11 +31,11 @@ const char *am_region_name(am_region_id r);
 /* An entry of a unit: parameter `param` at elements [offset, offset + count) of the unit; offset is a multiple of 256. */
 typedef struct am_unit_entry { int param; int64_t offset, count; } am_unit_entry;
 
-/* Parameters of one key (layer, trainable, stacked over experts or not) in one flat buffer: the unit of sharding, gathering
+/* Parameters of one key (layer, trainable, stacked over experts or not, cut over tp or not) in one flat buffer: the unit of sharding, gathering
  * and reduction. */
 typedef struct am_unit {
     int            layer;
-    bool           trainable, experts;
+    bool           trainable, experts, cut; /* cut: every rank of tp has parts of its own */
     am_unit_entry *entry;
     int            num_entries;
     int64_t        elements;       /* padded to 256 × number of data-parallel ranks; padding is zero and never saved */
@@ -160,7 +160,8 @@ typedef struct am_program {
     int64_t            tokens;  /* planned maximum N */
     int64_t            flops, messages, message_bytes; /* of one step on this rank: sums over the schedule */
     uint64_t           hash;    /* of operators, shapes, attributes, order, waits: no addresses, no coordinates */
-    uint64_t           signature; /* of the ordered collectives: equal on all members of a group */
+    uint64_t           signature; /* of the ordered collectives: equal on all members of a group … */
+    uint64_t           tensor_signature; /* … and of those over tp, whose members may hold parts of unequal size otherwise */
 } am_program;
 
 /** Compile.  `g` holds the elaborated forward model and is taken over (also on failure).

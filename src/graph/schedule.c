@@ -98,28 +98,33 @@ static void hash_op(am_hash64_state *h, const am_prog_op *op)
 static am_status make_hashes(am_program *p)
 {
     am_status st = AM_OK;
-    am_hash64_state *all = NULL, *sig = NULL;
+    am_hash64_state *all = NULL, *sig = NULL, *tensor = NULL;
     AM_TRY(am_hash64_create(&all));
     AM_TRY(am_hash64_create(&sig));
+    AM_TRY(am_hash64_create(&tensor));
     for (int k = 0; k < p->num_segments; k++)
         for (int i = 0; i < p->segment[k].num_ops; i++) {
             const am_prog_op *op = &p->segment[k].op[i];
             if (strcmp(op->def->name, "adamw") != 0)
                 hash_op(all, op); /* how a rank cuts it depends on its coordinates */
             if (!op->group) continue;
-            am_hash64_update(sig, op->def->name, strlen(op->def->name) + 1);
-            am_hash64_update(sig, &op->group, sizeof op->group);
-            am_hash64_update(sig, &op->piece_bytes, sizeof op->piece_bytes);
-            am_hash64_update(sig, &op->when, sizeof op->when);
+            am_hash64_state *s = op->group >> AM_MESH_TP & 1 ? tensor : sig;
+            am_hash64_update(s, op->def->name, strlen(op->def->name) + 1);
+            am_hash64_update(s, &op->group, sizeof op->group);
+            am_hash64_update(s, &op->piece_bytes, sizeof op->piece_bytes);
+            am_hash64_update(s, &op->when, sizeof op->when);
         }
     am_hash64_update(all, &p->options.micro_batches, sizeof p->options.micro_batches);
     am_hash64_update(sig, &p->options.micro_batches, sizeof p->options.micro_batches);
+    am_hash64_update(tensor, &p->options.micro_batches, sizeof p->options.micro_batches);
     am_hash64_update(all, &p->options.gpipe, sizeof p->options.gpipe);
     p->hash = am_hash64_digest(all);
     p->signature = am_hash64_digest(sig);
+    p->tensor_signature = am_hash64_digest(tensor);
 done:
     am_hash64_free(&all);
     am_hash64_free(&sig);
+    am_hash64_free(&tensor);
     return st;
 }
 

@@ -455,7 +455,7 @@ am_status am_pass_shard(am_compile *c)
     bool backward = c->o->kind == AM_PROGRAM_TRAIN || c->o->kind == AM_PROGRAM_VERIFY;
     s.hoist = c->shards == 1 || !c->o->reshard;
     s.rounds = c->shards == 1 && c->g->compute != c->g->precise && c->o->fuse && c->o->kind != AM_PROGRAM_GENERATE;
-    s.persist = c->o->micro_batches > 1 && (c->shards == 1 || c->o->defer_sync);
+    s.persist = am_gradients_persist(c);
     AM_TRY(am_calloc(nu, sizeof *s.weights, &s.weights));
     AM_TRY(am_calloc(c->g->num_params, sizeof *s.view, &s.view));
     AM_TRY(am_calloc(nu, sizeof *marks, &marks));

@@ -1,5 +1,5 @@
 /* units.c: parameters → units → slots of the store.  A unit is one flat buffer of the parameters of one key
- * (layer, trainable, of experts); what is sharded, gathered and reduced is always a whole unit.  The layout depends on
+ * (layer, trainable, of experts, cut over tp); what is sharded, gathered and reduced is always a whole unit.  The layout depends on
  * parameters and mesh alone, not on the kind of program, so that every program of a set reads the same slots.
  */
 #include "graph/pass.h"
@@ -20,7 +20,8 @@ static am_status find_unit(am_compile *c, const am_param *p, size_t *cap, am_uni
     am_status st = AM_OK;
     am_store_layout *s = &c->store;
     for (int u = 0; u < s->num_units; u++)
-        if (s->unit[u].layer == p->layer && s->unit[u].trainable == p->trainable && s->unit[u].experts == of_experts(p)) {
+        if (s->unit[u].layer == p->layer && s->unit[u].trainable == p->trainable && s->unit[u].experts == of_experts(p) &&
+            s->unit[u].cut == (p->cut_of > 0)) {
             *out = &s->unit[u];
             goto done;
         }
@@ -30,6 +31,7 @@ static am_status find_unit(am_compile *c, const am_param *p, size_t *cap, am_uni
     (*out)->layer = p->layer;
     (*out)->trainable = p->trainable;
     (*out)->experts = of_experts(p);
+    (*out)->cut = p->cut_of > 0;
     (*out)->store_m = (*out)->store_v = -1;
     AM_TRY(am_calloc(c->g->num_params, sizeof *(*out)->entry, &(*out)->entry));
 done:

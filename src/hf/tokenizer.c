@@ -512,6 +512,7 @@ static am_status load_other(am_tokenizer *t, const char *dir, const char *text, 
     AM_TRY(am_path_join(dir, "tokenizer_config.json", &path));
     if (am_path_exists(path)) AM_TRY(am_json_load(path, 0, &config));
     AM_TRY(add_configured(t, config));
+    AM_TRY(am_tok_tiktoken_reserve(t));
     AM_TRY(index_ids(t));
     AM_TRY(add_edges(t, config));
 done:

@@ -371,6 +371,7 @@ typedef struct am_unigram {
     double *score;
     size_t  num_scores, score_cap;
     double  min_score;
+    bool    float_sums; /* sums are rounded to float, as SentencePiece's are: equal ways differ by their rounding */
 } am_unigram;
 
 /** From the names and u->score[id]. */
@@ -486,6 +487,8 @@ am_status am_tok_add_split(am_tokenizer *t, const char *pattern) AM_WARN_UNUSED;
 am_status am_tok_load_spm(am_tokenizer *t, const char *data, size_t n) AM_WARN_UNUSED;
 am_status am_tok_load_tiktoken(am_tokenizer *t, const char *data, size_t n) AM_WARN_UNUSED;
 am_status am_tok_load_tekken(am_tokenizer *t, const char *data, size_t n) AM_WARN_UNUSED;
+/** Kimi's tiktoken.model: <|reserved_token_ID|> for those of the 256 ids behind the ranks that tokenizer_config.json does not name. */
+am_status am_tok_tiktoken_reserve(am_tokenizer *t) AM_WARN_UNUSED;
 bool      am_tok_looks_like_tiktoken(const char *data, size_t n);
 am_status am_tok_load_model(am_tokenizer *t, am_json_scan *j) AM_WARN_UNUSED;
 am_status am_tok_load_normalizer(am_tokenizer *t, json_t *j) AM_WARN_UNUSED;

@@ -9,6 +9,7 @@
 
 #include "hf/hf.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum { PIECE_NORMAL = 1, PIECE_UNKNOWN, PIECE_CONTROL, PIECE_USER, PIECE_UNUSED, PIECE_BYTE };
@@ -182,6 +183,8 @@ static am_status add_merges(spm *m)
     qsort(scores, m->n, sizeof *scores, by_score);
     for (size_t i = 0; i < m->n; i++) {
         const piece *p = &m->piece[i];
+        AM_CHECK(p->type != PIECE_UNUSED, AM_ERR_MODEL,
+                 "%s: piece %zu is marked unused; BPE models with unused pieces are not supported", m->t->path, i);
         if (p->type != PIECE_NORMAL) continue;
         for (size_t k = am_tok_utf8_len((unsigned char)p->s[0]); k < p->n; k += am_tok_utf8_len((unsigned char)p->s[k])) {
             uint32_t left = am_bpe_name_id(b, p->s, k), right = am_bpe_name_id(b, p->s + k, p->n - k);
@@ -206,8 +209,8 @@ static am_status add_pieces(spm *m)
         AM_TRY(am_bpe_put_token(b, p->s, p->n, (uint32_t)i));
         if (p->type == PIECE_UNKNOWN) b->unk_id = (uint32_t)i;
         AM_TRY(am_grow(&u->score, &u->score_cap, i + 1, sizeof *u->score));
-        /* what never comes out of the search gets a score that loses */
-        u->score[i] = p->type == PIECE_NORMAL || p->type == PIECE_USER ? (double)p->score : -1e30;
+        bool found = p->type == PIECE_NORMAL || p->type == PIECE_USER; /* the others are no part of the search */
+        u->score[i] = found ? (double)p->score : (double)-INFINITY;
         u->num_scores = i + 1;
     }
     b->has_unk = b->unk_id != AM_NO_ID;
@@ -217,6 +220,7 @@ static am_status add_pieces(spm *m)
     if (m->model == MODEL_BPE) AM_TRY(add_merges(m));
     else AM_TRY(am_unigram_build(u, b));
     if (m->model == MODEL_UNIGRAM) { /* the unknown character's score counts from the pieces' own */
+        u->float_sums = true;
         u->min_score = 0;
         for (size_t i = 0; i < m->n; i++)
             if (m->piece[i].type == PIECE_NORMAL && m->piece[i].score < u->min_score) u->min_score = m->piece[i].score;

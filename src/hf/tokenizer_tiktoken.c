@@ -158,10 +158,58 @@ done:
     return st;
 }
 
+static am_status openai_specials(am_tokenizer *t, const char *file)
+{
+    static const struct {
+        const char *file, *name;
+        uint32_t id;
+    } tokens[] = {{"r50k", "<|endoftext|>", 50256},     {"p50k", "<|endoftext|>", 50256},    {"cl100k", "<|endoftext|>", 100257},
+                  {"cl100k", "<|fim_prefix|>", 100258}, {"cl100k", "<|fim_middle|>", 100259}, {"cl100k", "<|fim_suffix|>", 100260},
+                  {"cl100k", "<|endofprompt|>", 100276}, {"o200k", "<|endoftext|>", 199999},  {"o200k", "<|endofprompt|>", 200018}};
+    am_status st = AM_OK;
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
+        if (strncmp(file, tokens[i].file, strlen(tokens[i].file)) == 0) AM_TRY(add_special(t, tokens[i].id, tokens[i].name));
+done:
+    return st;
+}
+
+/* Qwen's own tokenizer brings text into NFC first. */
+static am_status add_nfc(am_tokenizer *t)
+{
+    am_status st = AM_OK;
+    json_t *form = json_pack("{s:s}", "type", "NFC");
+    AM_CHECK(form != NULL, AM_ERR_MEMORY, "the host refused memory");
+    AM_TRY(am_tok_load_normalizer(t, form));
+done:
+    json_decref(form);
+    return st;
+}
+
+static const char *file_name(const am_tokenizer *t)
+{
+    const char *slash = strrchr(t->path, '/');
+    return slash == NULL ? t->path : slash + 1;
+}
+
+am_status am_tok_tiktoken_reserve(am_tokenizer *t)
+{
+    am_status st = AM_OK;
+    enum { RESERVED = 256 };
+    bool named[RESERVED] = {false};
+    uint32_t first = (uint32_t)t->bpe.names.n;
+    if (!t->byte_level || strcmp(file_name(t), "tiktoken.model") != 0) return AM_OK;
+    for (size_t i = 0; i < t->num_added; i++)
+        if (t->added[i].id >= first && t->added[i].id < first + RESERVED) named[t->added[i].id - first] = true;
+    for (uint32_t i = 0; i < RESERVED; i++)
+        if (!named[i]) AM_TRY(add_numbered(t, first + i, "<|reserved_token_%d|>", (int)(first + i)));
+done:
+    return st;
+}
+
 am_status am_tok_load_tiktoken(am_tokenizer *t, const char *data, size_t n)
 {
     am_status st = AM_OK;
-    const char *name = strrchr(t->path, '/') == NULL ? t->path : strrchr(t->path, '/') + 1;
+    const char *name = file_name(t);
     size_t k = 0, num = sizeof known / sizeof *known;
     uint32_t next = 0;
     while (k < num && strcmp(known[k].name, name) != 0) k++;
@@ -174,7 +222,8 @@ am_status am_tok_load_tiktoken(am_tokenizer *t, const char *data, size_t n)
     AM_TRY(finish(t, known[k].pattern));
     if (strcmp(known[k].family, "llama3") == 0) AM_TRY(llama3_specials(t, next));
     if (strcmp(known[k].family, "qwen") == 0) AM_TRY(qwen_specials(t, next));
-    if (strcmp(known[k].family, "openai") == 0) AM_TRY(add_special(t, strncmp(name, "cl100k", 6) == 0 ? 100257 : strncmp(name, "o200k", 5) == 0 ? 199999 : 50256, "<|endoftext|>"));
+    if (strcmp(known[k].family, "qwen") == 0) AM_TRY(add_nfc(t));
+    if (strcmp(known[k].family, "openai") == 0) AM_TRY(openai_specials(t, name));
 done:
     return st;
 }

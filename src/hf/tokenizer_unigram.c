@@ -1,6 +1,7 @@
 /* tokenizer, Unigram (Kudo 2018): of all ways to cut a piece into tokens the one with the greatest sum of scores, by dynamic
  * programming over byte positions (Viterbi).  Tokens are found by a double-array trie (Aoe 1989) over their bytes.  A
- * character without a token costs the least score less 10, and adjacent unknown characters become one token. */
+ * character without a token costs the least score less 10, and adjacent unknown characters become one token.  Tokens whose
+ * score is infinite are not looked for. */
 #include "hf/tokenizer_internal.h"
 
 #include <math.h>
@@ -112,8 +113,9 @@ void am_unigram_release(am_unigram *u)
 
 /* ---- Viterbi ---- */
 
-static void reach(am_best *at, double score, uint32_t start, uint32_t id)
+static void reach(const am_unigram *u, am_best *at, double score, uint32_t start, uint32_t id)
 {
+    if (u->float_sums) score = (float)score;
     if (at->start != UINT32_MAX && score <= at->score) return;
     *at = (am_best){score, start, id};
 }
@@ -132,11 +134,11 @@ static am_status best_ways(const am_unigram *u, am_best *best, const char *s, si
             if (base == 0 || u->unit[next].check != node + 1) break;
             node = next;
             uint32_t id = u->unit[node].id;
-            if (id == AM_NO_ID) continue;
-            reach(&best[k + 1], here + u->score[id], (uint32_t)i, id);
+            if (id == AM_NO_ID || isinf(u->score[id])) continue;
+            reach(u, &best[k + 1], here + u->score[id], (uint32_t)i, id);
             single = single || k + 1 - i == len;
         }
-        if (!single) reach(&best[i + len], here + unknown, (uint32_t)i, AM_NO_ID);
+        if (!single) reach(u, &best[i + len], here + unknown, (uint32_t)i, AM_NO_ID);
     }
     return AM_OK;
 }
@@ -179,7 +181,7 @@ am_status am_unigram_encode(const am_unigram *u, const am_bpe *b, am_bpe_work *w
             for (; next != UINT32_MAX && (w->best[next].id == AM_NO_ID || w->best[next].id == b->unk_id); next = w->best[stop].start)
                 stop = next;
             uint32_t known = am_bpe_name_id(b, s + start, stop - start); /* the text may spell the unknown token itself */
-            if (known != AM_NO_ID) AM_TRY(am_bpe_push_symbol(w, known, start, stop));
+            if (known != AM_NO_ID && !isinf(u->score[known])) AM_TRY(am_bpe_push_symbol(w, known, start, stop));
             else AM_TRY(push_unknown(b, w, s, start, stop));
         } else {
             AM_TRY(am_bpe_push_symbol(w, id, start, stop));

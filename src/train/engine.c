@@ -91,11 +91,12 @@ am_status am_engine_close(am_engine **pe)
     return st;
 }
 
-am_mesh am_engine_mesh(const am_engine *e, bool fsdp)
+am_mesh am_engine_mesh(const am_engine *e, bool fsdp, int tp)
 {
     am_mesh m;
     for (int d = 0; d < AM_MESH_DIM_COUNT; d++) m.size[d] = 1;
-    m.size[fsdp ? AM_MESH_DP_SHARD : AM_MESH_DP_REPLICATE] = e->size;
+    m.size[AM_MESH_TP] = tp;
+    m.size[fsdp ? AM_MESH_DP_SHARD : AM_MESH_DP_REPLICATE] = e->size / tp;
     return m;
 }
 
@@ -209,20 +210,26 @@ done:
 am_status am_engine_agree(const am_engine *e, am_program *const *programs, int n)
 {
     am_status st = AM_OK;
-    uint64_t mine[3] = {0, 0, 0}, *all = NULL;
+    enum { HASH, SIGNATURE, STEPS, TENSOR, NUM };
+    uint64_t mine[NUM] = {0}, *all = NULL;
+    const int tp = n ? (int)programs[0]->options.mesh.size[AM_MESH_TP] : 1; /* whose members may hold parts of unequal size */
     bool same = true;
     for (int i = 0; i < n; i++) {
-        mine[0] = am_hash64(&programs[i]->hash, sizeof programs[i]->hash, mine[0]);
-        mine[1] = am_hash64(&programs[i]->signature, sizeof programs[i]->signature, mine[1]);
-        mine[2] = mine[2] << 32 | (uint64_t)programs[i]->options.micro_batches;
+        mine[HASH] = am_hash64(&programs[i]->hash, sizeof programs[i]->hash, mine[HASH]);
+        mine[SIGNATURE] = am_hash64(&programs[i]->signature, sizeof programs[i]->signature, mine[SIGNATURE]);
+        mine[TENSOR] = am_hash64(&programs[i]->tensor_signature, sizeof programs[i]->tensor_signature, mine[TENSOR]);
+        mine[STEPS] = mine[STEPS] << 32 | (uint64_t)programs[i]->options.micro_batches;
     }
     AM_TRY(am_calloc((size_t)e->size, sizeof mine, &all));
     AM_TRY(am_comm_allgather(e->comm, mine, sizeof mine, all));
-    for (int r = 0; r < e->size; r++) same = same && memcmp(&all[3 * r], all, sizeof mine) == 0;
+    for (int r = 0; r < e->size; r++) {
+        const uint64_t *x = &all[NUM * r], *mate = &all[NUM * (r % tp)];
+        same = same && memcmp(x, mate, STEPS * sizeof *x) == 0 && memcmp(x + STEPS, all + STEPS, (NUM - STEPS) * sizeof *x) == 0;
+    }
     if (!same) {
         AM_TRY(name_difference(e, programs, n));
         st = memcmp(mine, all, sizeof mine) == 0 ? AM_OK : am_fail(AM_ERR_CONFIG, "rank %d compiled another program than rank 0 (hash %016" PRIx64 ", not %016" PRIx64
-                 "): all ranks need the same recipe, options and binary", e->rank, mine[0], all[0]);
+                 "): all ranks need the same recipe, options and binary", e->rank, mine[HASH], all[HASH]);
         AM_TRY(am_engine_together(e, st));
     }
 done:

@@ -45,8 +45,8 @@ am_status am_engine_together(const am_engine *e, am_status mine) AM_WARN_UNUSED;
 /** For a command that was refused before its engine was open (its recipe, say): joins the others' first am_engine_together.  [collective] */
 am_status am_engine_refuse(am_status why) AM_WARN_UNUSED;
 
-/** All data parallel: shards × replicas = ranks. */
-am_mesh am_engine_mesh(const am_engine *e, bool fsdp);
+/** tp ranks that have parts of the same layers, which must divide the ranks; the others data parallel: shards × replicas × tp = ranks. */
+am_mesh am_engine_mesh(const am_engine *e, bool fsdp, int tp);
 /** All ranks compiled the same: program hashes, signatures and micro-batches are compared; a difference names the rank and the operator at
  *  which its program and rank 0's part.  [collective] */
 am_status am_engine_agree(const am_engine *e, am_program *const *programs, int n) AM_WARN_UNUSED;

@@ -1,0 +1,706 @@
+/* tensor.c: tensor parallelism, inferred from the roles of dimensions (heads, kv_heads, ffn).
+ *
+ *   am_pass_tensor         forward graph: a product whose output has such a dimension begins a cut: every rank of the group tp makes
+ *                          its own part of it.  Operators carry the cut on (am_cut, a word of their row) until a product contracts
+ *                          the dimension: what it leaves are summands (tp_sum).  What enters a cut whole goes through a tp_branch,
+ *                          whose gradient is the sum over the ranks.  Where an operator needs its operand whole, the products that
+ *                          began that cut stay whole, and say why (am_param.why_whole); the search starts again without them.
+ *   am_pass_tensor_join    after autodiff: a branch is the value itself
+ *   am_pass_tensor_reduce  sums become all_gather and rank_sum, added in rank order; so do the gradients of parameters that are
+ *                          whole but read by what is cut
+ *
+ * Weights that are cut are parameters with smaller dims, whose disk view says which elements of a tensor they are (disk.h). */
+#include "graph/layout.h"
+#include "graph/pass.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { USED_WHOLE = 1, USED_CUT = 2, USED_BY_CUT = 4 }; /* how a parameter is read; the last: whole, by what is cut */
+enum { WHOLE = -1, UNFIT = -2 };                        /* instead of a dimension */
+
+typedef struct am_cutter {
+    am_compile *c;
+    am_graph   *g;
+    int64_t     parts, index;
+    bool       *depends;              /* by value: a trained parameter lies upstream */
+    int        *cut, *family;         /* by value: the dimension that is cut; the parameter whose product began it */
+    int        *leader;               /* by parameter: families that met (union-find) */
+    bool       *begins;               /* by parameter */
+    int        *axis;                 /* by parameter: the axis that is cut, or WHOLE */
+    am_dim     *dim;                  /* … along this dimension of it */
+    unsigned   *use;
+    uint32_t   *branch;               /* by node: operands that enter the cut whole */
+    bool       *sum;                  /* by node: its output is summands */
+    char        reason[192];          /* of the walk's failure */
+} am_cutter;
+
+static bool same_dim(const am_dim *a, const am_dim *b)
+{
+    return strcmp(a->name, b->name) == 0 && a->global == b->global;
+}
+
+static int find_dim(const am_dim *dims, int n, const am_dim *d)
+{
+    for (int i = 0; i < n; i++)
+        if (same_dim(&dims[i], d)) return i;
+    return -1;
+}
+
+static int64_t product(const am_dim *dims, int n)
+{
+    int64_t size = 1;
+    for (int i = 0; i < n; i++) size *= dims[i].global;
+    return size;
+}
+
+/* ---- how a dimension is cut ------------------------------------------------------------------------------ */
+
+/* Query heads go with their kv head, where those are enough for the ranks. */
+static int64_t heads_granule(const am_cutter *k, const am_dim *d)
+{
+    int64_t granule = 1;
+    for (size_t n = 0; n < k->g->num_nodes; n++) {
+        const am_node *x = &k->g->nodes[n];
+        if (x->def->cut != AM_CUT_ATTENTION) continue;
+        const am_dim *q = &k->g->values[x->in[0]].dim[1], *kv = &k->g->values[x->in[1]].dim[1];
+        if (same_dim(q, d) && kv->global >= k->parts && q->global % kv->global == 0)
+            granule = am_max_i64(granule, q->global / kv->global);
+    }
+    return granule;
+}
+
+/* The elements of dimension d that this rank has; false: some rank would have none. */
+static bool range_of(const am_cutter *k, const am_dim *d, int64_t *begin, int64_t *end)
+{
+    enum { LINES = 64 }; /* elements: parts of a feed-forward layer begin where vectors do */
+    int64_t granule = d->role == AM_ROLE_HEADS ? heads_granule(k, d) : 1;
+    if (d->role == AM_ROLE_FFN && d->global / LINES >= k->parts) granule = LINES;
+    am_shard_range(d->global, granule, k->parts, k->index, begin, end);
+    return am_ceil_div(d->global, granule) >= k->parts;
+}
+
+static bool may_be_cut(am_role r)
+{
+    return r == AM_ROLE_HEADS || r == AM_ROLE_KV_HEADS || r == AM_ROLE_FFN;
+}
+
+/* ---- families: what began the cut of a value --------------------------------------------------------------- */
+
+static int leader_of(am_cutter *k, int p)
+{
+    while (k->leader[p] != p) p = k->leader[p] = k->leader[k->leader[p]];
+    return p;
+}
+
+static void unite(am_cutter *k, int a, int b)
+{
+    k->leader[leader_of(k, a)] = leader_of(k, b);
+}
+
+/* The products that began this family's cut stay whole from now on. */
+static am_status keep_whole(am_cutter *k, int family)
+{
+    am_status st = AM_OK;
+    const char *why = NULL;
+    bool any = false;
+    AM_TRY(am_graph_strdup(k->g, k->reason, &why));
+    for (int p = 0; p < (int)k->g->num_params; p++)
+        if (k->begins[p] && leader_of(k, p) == leader_of(k, family)) {
+            any = any || !k->g->params[p].why_whole;
+            k->g->params[p].why_whole = why;
+        }
+    AM_CHECK(any, AM_ERR_INTERNAL, "tensor parallelism: nothing can be kept whole although %s", why);
+done:
+    return st;
+}
+
+/* ---- values and parameters ---------------------------------------------------------------------------------- */
+
+/* The dimension of value v that is cut; a view of a value that is cut may have other dims. */
+static int cut_of(const am_cutter *k, int v)
+{
+    const am_value *x = &k->g->values[v], *r = &k->g->values[x->root];
+    const int at = k->cut[x->root];
+    if (at < 0 || x->root == v) return at;
+    int i = find_dim(x->dim, x->rank, &r->dim[at]);
+    return i >= 0 && product(x->dim, i) == product(r->dim, at) && am_value_elements(x) == am_value_elements(r) ? i : UNFIT;
+}
+
+/* The axis of p that has dimension d; -1: none, or one that cannot be cut there. */
+static int axis_of(const am_param *p, const am_dim *d)
+{
+    am_layout_part part;
+    for (int a = 0; a < p->rank; a++) {
+        const am_layout *l = p->layout[a];
+        if (!l || am_layout_num_parts(l) != 1 || am_layout_part_at(l, 0, &part) != AM_OK) continue;
+        if (find_dim(part.dim, part.num_dims, d) >= 0) return a;
+    }
+    return -1;
+}
+
+/* Cut parameter p along axis a, of dimension d. */
+static bool cut_param(am_cutter *k, int p, int a, const am_dim *d)
+{
+    const am_param *x = &k->g->params[p];
+    if (k->axis[p] >= 0 && (k->axis[p] != a || !same_dim(&k->dim[p], d))) {
+        snprintf(k->reason, sizeof k->reason, "%.80s is cut in two ways", x->name);
+        return false;
+    }
+    if ((x->disk.whole && x->disk.axis != a) || (a == 0 && x->disk.num_tensors > 1)) {
+        snprintf(k->reason, sizeof k->reason, "%.80s cannot be cut along %s: it is a part of a tensor that is split along another axis",
+                 x->name, d->name);
+        return false;
+    }
+    k->axis[p] = a;
+    k->dim[p] = *d;
+    k->use[p] |= USED_CUT;
+    return true;
+}
+
+static bool refuse(am_cutter *k, const am_node *x, const am_dim *d)
+{
+    snprintf(k->reason, sizeof k->reason, "%s (line %d of the card) needs all of %s", x->def->name, x->line, d->name);
+    return false;
+}
+
+/* Operand i of an operator whose result is cut along d: cut there as well, a parameter to be cut, or one that enters whole. */
+static bool follow(am_cutter *k, int node, int i, const am_dim *d, int family)
+{
+    const am_node *x = &k->g->nodes[node];
+    const int v = x->in[i];
+    if (v < 0) return true;
+    const am_value *y = &k->g->values[v];
+    if (y->param >= 0) {
+        int a = axis_of(&k->g->params[y->param], d);
+        if (a >= 0 && y->rank == k->g->params[y->param].rank) return cut_param(k, y->param, a, d);
+        k->use[y->param] |= USED_BY_CUT;
+        return a < 0 || refuse(k, x, d);
+    }
+    int at = cut_of(k, v);
+    if (at >= 0 && same_dim(&y->dim[at], d)) {
+        unite(k, k->family[y->root], family);
+        return true;
+    }
+    if (at != WHOLE || find_dim(y->dim, y->rank, d) >= 0) {
+        snprintf(k->reason, sizeof k->reason, "%s (line %d of the card) has %s beside an operand of %s cut into %" PRId64 " parts",
+                 x->def->name, x->line, y->name, d->name, k->parts);
+        return false;
+    }
+    if (am_dtype_is_float(y->dtype) && k->depends[y->root]) k->branch[node] |= 1u << i;
+    return true;
+}
+
+/* The outputs are cut along d. */
+static bool cut_outputs(am_cutter *k, const am_node *x, const am_dim *d, int family)
+{
+    for (int i = 0; i < x->num_out; i++) {
+        if (x->out[i] < 0) continue;
+        const am_value *y = &k->g->values[x->out[i]];
+        k->cut[x->out[i]] = find_dim(y->dim, y->rank, d);
+        k->family[x->out[i]] = family;
+        if (k->cut[x->out[i]] < 0) return false;
+    }
+    return true;
+}
+
+/* ---- operators ------------------------------------------------------------------------------------------------- */
+
+/* A product of whole features whose output may be cut; false: it cannot. */
+static bool begin_cut(am_cutter *k, int node)
+{
+    const am_node *x = &k->g->nodes[node];
+    const am_value *w = &k->g->values[x->in[1]], *y = &k->g->values[x->out[0]];
+    const int p = w->param, bias = x->num_in > w->rank ? x->in[w->rank] : -1; /* linear x, w, bias; grouped x, w, offsets, bias */
+    int64_t begin, end;
+    int at = 0;
+    for (int i = 1; i < y->rank && !at; i++)
+        if (may_be_cut(y->dim[i].role)) at = i;
+    if (p < 0 || !at || k->g->params[p].why_whole) return true;
+    const am_dim d = y->dim[at];
+    const am_param *bp = bias >= 0 && k->g->values[bias].param >= 0 ? &k->g->params[k->g->values[bias].param] : NULL;
+    bool fits = range_of(k, &d, &begin, &end);
+    if (!fits) snprintf(k->reason, sizeof k->reason, "%s = %" PRId64 " is too few for %" PRId64 " ranks", d.name, d.global, k->parts);
+    k->begins[p] = true;
+    fits = fits && cut_param(k, p, w->rank - 2, &d);
+    if (fits && bias >= 0) fits = bp && cut_param(k, k->g->values[bias].param, bp->rank - 1, &d);
+    if (!fits) return false;
+    if (k->depends[k->g->values[x->in[0]].root]) k->branch[node] |= 1;
+    return cut_outputs(k, x, &d, p);
+}
+
+static bool carry_product(am_cutter *k, int node, const am_dim *d)
+{
+    const am_node *x = &k->g->nodes[node];
+    const am_value *w = &k->g->values[x->in[1]];
+    const int bias = x->num_in > w->rank ? x->in[w->rank] : -1;
+    if (cut_of(k, x->in[0]) < 0 || w->param < 0 || axis_of(&k->g->params[w->param], d) != w->rank - 1) return refuse(k, x, d);
+    if (!cut_param(k, w->param, w->rank - 1, d)) return false;
+    if (bias >= 0 && k->g->values[bias].param < 0) return refuse(k, x, d);
+    if (bias >= 0) k->use[k->g->values[bias].param] |= USED_BY_CUT;
+    k->sum[node] = true;
+    return true;
+}
+
+static bool carry_attention(am_cutter *k, int node, const am_dim *d, int family)
+{
+    enum { SINKS = 6, SLOPES, BIAS, BUCKETS, KEYS };
+    const am_node *x = &k->g->nodes[node];
+    const am_dim heads = k->g->values[x->in[0]].dim[1];
+    const int kv = cut_of(k, x->in[1]);
+    if (cut_of(k, x->in[0]) != 1 || (kv != 1 && kv != WHOLE) || cut_of(k, x->in[2]) != kv) return refuse(k, x, d);
+    if (x->num_in > KEYS && x->in[KEYS] >= 0 && k->g->values[x->in[KEYS]].dim[1].global != 1) return refuse(k, x, d);
+    if (x->num_in > BIAS && x->in[BIAS] >= 0 && k->g->values[x->in[BIAS]].param < 0 && cut_of(k, x->in[BIAS]) != 1)
+        return refuse(k, x, d);
+    for (int i = 1; i <= 2; i++) {
+        const int v = x->in[i];
+        if (kv == 1)
+            unite(k, k->family[k->g->values[v].root], family);
+        else if (k->depends[k->g->values[v].root])
+            k->branch[node] |= 1u << i;
+    }
+    if (kv == 1) { /* do the heads here read the kv heads here? */
+        const am_dim kd = k->g->values[x->in[1]].dim[1];
+        int64_t b, e, kb, ke, group = heads.global / kd.global;
+        if (!range_of(k, &heads, &b, &e) || !range_of(k, &kd, &kb, &ke) || b != kb * group || e != ke * group) return refuse(k, x, d);
+    }
+    for (int i = SINKS; i < x->num_in; i++)
+        if (i != SLOPES && i != KEYS && i != BUCKETS && !follow(k, node, i, &heads, family)) return false;
+    return cut_outputs(k, x, &heads, family) || refuse(k, x, d);
+}
+
+/* Element-wise operators and those that work on rows. */
+static bool carry_along(am_cutter *k, int node, int i, const am_dim *d, int family)
+{
+    const am_node *x = &k->g->nodes[node];
+    const am_value *v = &k->g->values[x->in[i]], *y = &k->g->values[x->out[0]];
+    if (x->def->cut == AM_CUT_ROWS && cut_of(k, x->in[i]) == v->rank - 1) return refuse(k, x, d);
+    for (int o = 0; o < x->num_in; o++) {
+        if (!follow(k, node, o, d, family)) return false;
+        const am_value *z = x->in[o] >= 0 ? &k->g->values[x->in[o]] : NULL;
+        bool same_size = z && z->param < 0 && am_value_elements(z) == am_value_elements(y);
+        if (same_size && cut_of(k, x->in[o]) == WHOLE) return refuse(k, x, d); /* the same elements under other names */
+    }
+    if (x->attrs.groups > 1 && (v->rank < 2 || !same_dim(&v->dim[v->rank - 2], d) || x->attrs.groups != d->global)) return refuse(k, x, d);
+    return cut_outputs(k, x, d, family) || refuse(k, x, d);
+}
+
+/* One node; false: it cannot carry the cut of *family on. */
+static bool walk_node(am_cutter *k, int node, int *family)
+{
+    const am_node *x = &k->g->nodes[node];
+    int first = -1;
+    for (int i = 0; i < x->num_in && first < 0; i++)
+        if (x->in[i] >= 0 && k->g->values[x->in[i]].param < 0 && cut_of(k, x->in[i]) != WHOLE) first = i;
+    if (first < 0) {
+        *family = x->num_in > 1 && x->in[1] >= 0 ? k->g->values[x->in[1]].param : -1;
+        if (x->def->cut == AM_CUT_PRODUCT && !begin_cut(k, node)) return false;
+        for (int i = 0; i < x->num_in; i++) {
+            int p = x->in[i] >= 0 ? k->g->values[x->in[i]].param : -1;
+            bool begun = k->cut[k->g->values[x->out[0]].root] >= 0;
+            if (p >= 0 && !begun) k->use[p] |= USED_WHOLE;
+        }
+        return true;
+    }
+    const int v = x->in[first], at = cut_of(k, v);
+    const am_value *root = &k->g->values[k->g->values[v].root];
+    const am_dim d = root->dim[k->cut[k->g->values[v].root]];
+    *family = k->family[k->g->values[v].root];
+    if (at == UNFIT) return refuse(k, x, &d);
+    switch (x->def->cut) {
+    case AM_CUT_EACH:
+    case AM_CUT_ROWS: return carry_along(k, node, first, &d, *family);
+    case AM_CUT_PRODUCT: return carry_product(k, node, &d);
+    case AM_CUT_ATTENTION: return carry_attention(k, node, &d, *family);
+    default: return refuse(k, x, &d);
+    }
+}
+
+/* ---- the search ------------------------------------------------------------------------------------------------- */
+
+static void start_again(am_cutter *k)
+{
+    const size_t np = k->g->num_params;
+    for (size_t v = 0; v < k->g->num_values; v++) k->cut[v] = WHOLE;
+    for (size_t p = 0; p < np; p++) {
+        k->leader[p] = (int)p;
+        k->axis[p] = WHOLE;
+        k->begins[p] = false;
+        k->use[p] = 0;
+    }
+    for (size_t n = 0; n < k->g->num_nodes; n++) {
+        k->branch[n] = 0;
+        k->sum[n] = false;
+    }
+}
+
+/* A parameter that is read whole in one place and cut, or by what is cut, in another: nothing may be cut on its account. */
+static bool find_conflict(am_cutter *k, int *family)
+{
+    for (size_t n = 0; n < k->g->num_nodes; n++) {
+        const am_node *x = &k->g->nodes[n];
+        for (int i = 0; i < x->num_in; i++) {
+            int p = x->in[i] >= 0 ? k->g->values[x->in[i]].param : -1, f = -1;
+            if (p < 0 || !(k->use[p] & (USED_CUT | USED_BY_CUT)) || (k->use[p] & (k->use[p] - 1)) == 0) continue;
+            for (int o = 0; o < x->num_in + x->num_out; o++) {
+                int v = o < x->num_in ? x->in[o] : x->out[o - x->num_in];
+                if (v >= 0 && k->cut[k->g->values[v].root] >= 0) f = k->family[k->g->values[v].root];
+            }
+            if (f < 0) continue;
+            snprintf(k->reason, sizeof k->reason, "%.80s is read whole as well", k->g->params[p].name);
+            *family = f;
+            return true;
+        }
+    }
+    return false;
+}
+
+static am_status search(am_cutter *k)
+{
+    am_status st = AM_OK;
+    for (bool again = true; again;) {
+        int family = -1;
+        again = false;
+        start_again(k);
+        for (int n = 0; n < (int)k->g->num_nodes && !again; n++) again = !walk_node(k, n, &family);
+        again = again || find_conflict(k, &family);
+        if (again) AM_TRY(keep_whole(k, family));
+    }
+done:
+    return st;
+}
+
+static void mark_depends(am_cutter *k)
+{
+    am_graph *g = k->g;
+    for (size_t p = 0; p < g->num_params; p++) k->depends[g->param_value[p]] = g->params[p].trainable;
+    for (size_t n = 0; n < g->num_nodes; n++) {
+        const am_node *x = &g->nodes[n];
+        bool any = false;
+        for (int i = 0; i < x->num_in; i++) any = any || (x->in[i] >= 0 && k->depends[g->values[x->in[i]].root]);
+        for (int i = 0; any && x->def->vjp && i < x->num_out; i++)
+            if (x->out[i] >= 0) k->depends[g->values[x->out[i]].root] = true;
+    }
+}
+
+/* ---- cutting ------------------------------------------------------------------------------------------------------ */
+
+static void cut_dim(const am_cutter *k, am_dim *d)
+{
+    int64_t end;
+    (void)range_of(k, d, &d->start, &end);
+    d->local = end - d->start;
+}
+
+/* The parameter's axis as a product of plain dimensions, one of them cut. */
+static am_status cut_axis(am_cutter *k, int param)
+{
+    am_status st = AM_OK;
+    am_graph *g = k->g;
+    am_param *p = &g->params[param];
+    const int a = k->axis[param];
+    am_layout *l = NULL, *leaf = NULL;
+    const am_layout **at = NULL;
+    am_layout_part part;
+    AM_TRY(am_layout_part_at(p->layout[a], 0, &part));
+    AM_TRY(am_graph_alloc(g, sizeof *l, &l));
+    AM_TRY(am_graph_alloc(g, (size_t)part.num_dims * sizeof *leaf, &leaf));
+    AM_TRY(am_graph_alloc(g, (size_t)part.num_dims * sizeof *at, &at));
+    *l = (am_layout){.kind = AM_LAYOUT_PRODUCT, .num_parts = part.num_dims, .part = at, .size = 1};
+    for (int i = 0; i < part.num_dims; i++) {
+        if (same_dim(&part.dim[i], &k->dim[param])) cut_dim(k, &part.dim[i]);
+        leaf[i] = (am_layout){.kind = AM_LAYOUT_DIM, .dim = part.dim[i], .size = part.dim[i].local};
+        at[i] = &leaf[i];
+        l->size *= leaf[i].size;
+    }
+    if (!p->disk.whole) {
+        p->disk.whole = p->layout[a];
+        p->disk.axis = a;
+        p->disk.part = 0;
+    }
+    p->layout[a] = part.num_dims == 1 ? leaf : l;
+    p->dim[a] = l->size;
+    p->cut_of = k->parts;
+    am_value *v = &g->values[g->param_value[param]];
+    if (part.num_dims == 1) v->dim[a] = part.dim[0];
+    v->dim[a].local = l->size;
+done:
+    return st;
+}
+
+static am_status cut_values(am_cutter *k)
+{
+    am_status st = AM_OK;
+    for (int v = 0; v < (int)k->g->num_values; v++) /* views first: they ask for what is not cut yet */
+        if (k->g->values[v].root != v && cut_of(k, v) >= 0) cut_dim(k, &k->g->values[v].dim[cut_of(k, v)]);
+    for (int v = 0; v < (int)k->g->num_values; v++)
+        if (k->g->values[v].root == v && k->cut[v] >= 0) {
+            cut_dim(k, &k->g->values[v].dim[k->cut[v]]);
+            k->g->values[v].place[AM_MESH_TP] = AM_PLACE_SHARDED;
+        }
+    for (int p = 0; p < (int)k->g->num_params; p++) {
+        if (k->axis[p] >= 0) AM_TRY(cut_axis(k, p));
+        k->g->params[p].summed = (k->use[p] & USED_BY_CUT) != 0;
+    }
+done:
+    return st;
+}
+
+/* Appends a node for `node` and puts it into the new order. */
+static am_status add_node(am_cutter *k, const char *op, int node, int i, int in, const am_attrs *attrs, int *out, int *order, size_t *n)
+{
+    am_status st = AM_OK;
+    int outs[AM_MAX_OUT] = {*out, -1, -1, -1}, made;
+    const am_node x = k->g->nodes[node];
+    am_graph_at(k->g, x.layer, x.line, x.column);
+    AM_TRY(am_graph_emit(k->g, op, &in, 1, attrs, AM_ACC_NO, outs, &made));
+    k->g->nodes[made].id = am_hash64(op, strlen(op), x.id + (uint64_t)i);
+    k->g->nodes[made].group = 0;
+    *out = outs[0];
+    order[(*n)++] = made;
+done:
+    return st;
+}
+
+/* Head ranges of attention, groups of a norm's rows, slopes of the heads here. */
+static am_status tell_ranges(am_cutter *k, int node)
+{
+    enum { SLOPES = 7 };
+    am_status st = AM_OK;
+    am_node *x = &k->g->nodes[node];
+    const am_value *y = &k->g->values[x->out[0]];
+    const am_dim d = y->dim[k->cut[x->out[0]]];
+    if (x->attrs.groups > 1) x->attrs.groups = d.local;
+    if (x->def->cut != AM_CUT_ATTENTION) goto done;
+    const am_dim q = k->g->values[x->in[0]].dim[1], kv = k->g->values[x->in[1]].dim[1];
+    x->attrs.head_begin = q.start;
+    x->attrs.kv_begin = kv.start;
+    if (x->attrs.group <= 0) x->attrs.group = q.global / kv.global;
+    if (x->num_in > SLOPES && x->in[SLOPES] >= 0) {
+        am_dim here = am_dim_number(q.local);
+        int slopes;
+        AM_TRY(am_graph_subvalue(k->g, "slopes", x->in[SLOPES], q.start, 1, &here, &slopes));
+        k->g->nodes[node].in[SLOPES] = slopes;
+    }
+done:
+    return st;
+}
+
+/* Branches before a node (one for all nodes that read the value), sums behind it.  Each rank adds its share of a bias. */
+static am_status insert_around(am_cutter *k, int node, int *branch_of, int *order, size_t *n)
+{
+    am_status st = AM_OK;
+    am_graph *g = k->g;
+    for (int i = 0; i < g->nodes[node].num_in; i++) {
+        const int v = g->nodes[node].in[i];
+        if (!(k->branch[node] >> i & 1)) continue;
+        if (branch_of[v] < 0) AM_TRY(add_node(k, "tp_branch", node, i, v, NULL, &branch_of[v], order, n));
+        g->nodes[node].in[i] = branch_of[v];
+    }
+    if (k->sum[node]) {
+        const int b = g->values[g->nodes[node].in[1]].rank, y = g->nodes[node].out[0];
+        int bias = -1, summand = -1;
+        if (g->nodes[node].num_in > b && g->nodes[node].in[b] >= 0) {
+            am_attrs share = {.scale = 1.0 / (double)k->parts};
+            g->params[g->values[g->nodes[node].in[b]].param].uses--;
+            AM_TRY(add_node(k, "scale", node, b, g->nodes[node].in[b], &share, &bias, order, n));
+            g->nodes[node].in[b] = bias;
+        }
+        AM_TRY(am_graph_value_like(g, "summand", y, g->values[y].dtype, &summand));
+        g->values[summand].producer = node;
+        g->values[summand].place[AM_MESH_TP] = AM_PLACE_PARTIAL;
+        order[(*n)++] = node;
+        g->nodes[node].out[0] = summand;
+        int whole = y;
+        AM_TRY(add_node(k, "tp_sum", node, 0, summand, NULL, &whole, order, n));
+        g->values[y].producer = order[*n - 1];
+        goto done;
+    }
+    if (k->cut[g->values[g->nodes[node].out[0]].root] >= 0) AM_TRY(tell_ranges(k, node));
+    order[(*n)++] = node;
+done:
+    return st;
+}
+
+static am_status insert_nodes(am_cutter *k)
+{
+    am_status st = AM_OK;
+    const size_t nodes = k->g->num_nodes, values = k->g->num_values;
+    int *order = NULL, *branch_of = NULL;
+    size_t n = 0;
+    AM_TRY(am_calloc(nodes * 8 + 1, sizeof *order, &order));
+    AM_TRY(am_calloc(values + 1, sizeof *branch_of, &branch_of));
+    for (size_t v = 0; v < values; v++) branch_of[v] = -1;
+    k->g->phase = AM_PHASE_F;
+    for (size_t i = 0; i < nodes; i++) AM_TRY(insert_around(k, (int)i, branch_of, order, &n));
+    AM_TRY(am_graph_reorder(k->g, order, n));
+done:
+    am_free(&order);
+    am_free(&branch_of);
+    return st;
+}
+
+static am_status open_cutter(am_cutter *k)
+{
+    am_status st = AM_OK;
+    const size_t nv = k->g->num_values + 1, nn = k->g->num_nodes + 1, np = k->g->num_params + 1;
+    AM_TRY(am_calloc(nv, sizeof *k->depends, &k->depends));
+    AM_TRY(am_calloc(nv, sizeof *k->cut, &k->cut));
+    AM_TRY(am_calloc(nv, sizeof *k->family, &k->family));
+    AM_TRY(am_calloc(np, sizeof *k->leader, &k->leader));
+    AM_TRY(am_calloc(np, sizeof *k->begins, &k->begins));
+    AM_TRY(am_calloc(np, sizeof *k->axis, &k->axis));
+    AM_TRY(am_calloc(np, sizeof *k->dim, &k->dim));
+    AM_TRY(am_calloc(np, sizeof *k->use, &k->use));
+    AM_TRY(am_calloc(nn, sizeof *k->branch, &k->branch));
+    AM_TRY(am_calloc(nn, sizeof *k->sum, &k->sum));
+done:
+    return st;
+}
+
+static void close_cutter(am_cutter *k)
+{
+    am_free(&k->depends);
+    am_free(&k->cut);
+    am_free(&k->family);
+    am_free(&k->leader);
+    am_free(&k->begins);
+    am_free(&k->axis);
+    am_free(&k->dim);
+    am_free(&k->use);
+    am_free(&k->branch);
+    am_free(&k->sum);
+}
+
+am_status am_pass_tensor(am_compile *c)
+{
+    am_status st = AM_OK;
+    am_cutter k = {.c = c, .g = c->g, .parts = c->o->mesh.size[AM_MESH_TP]};
+    if (k.parts == 1) goto done;
+    k.index = am_mesh_coords(&c->o->mesh, c->o->rank).at[AM_MESH_TP];
+    AM_TRY(open_cutter(&k));
+    mark_depends(&k);
+    AM_TRY(search(&k));
+    AM_TRY(cut_values(&k));
+    AM_TRY(insert_nodes(&k));
+done:
+    close_cutter(&k);
+    return st;
+}
+
+/* ---- after autodiff -------------------------------------------------------------------------------------------------- */
+
+am_status am_pass_tensor_join(am_compile *c)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    int *order = NULL;
+    size_t n = 0;
+    const size_t forward = (size_t)c->forward_nodes;
+    if (c->o->mesh.size[AM_MESH_TP] == 1) goto done;
+    AM_TRY(am_calloc(g->num_nodes + 1, sizeof *order, &order));
+    for (size_t i = 0; i < g->num_nodes; i++) {
+        const am_node *x = &g->nodes[i];
+        if (x->def->cut != AM_CUT_BRANCH) {
+            order[n++] = (int)i;
+            continue;
+        }
+        const am_value from = g->values[x->in[0]];
+        const int branch = x->out[0];
+        for (size_t v = 0; v < g->num_values; v++)
+            if (g->values[v].root == branch) {
+                g->values[v].root = from.root;
+                g->values[v].root_offset += from.root_offset;
+            }
+        if (i < forward) c->forward_nodes--;
+    }
+    AM_TRY(am_graph_reorder(g, order, n));
+done:
+    am_free(&order);
+    return st;
+}
+
+typedef struct am_reducer {
+    am_compile *c;
+    int        *order;
+    size_t      n;
+} am_reducer;
+
+/* `from` of every rank of the group, added into `to`. */
+static am_status add_up(am_reducer *r, int from, int to, int like, am_when when)
+{
+    am_status st = AM_OK;
+    am_graph *g = r->c->g;
+    const int like_in = from;
+    const am_node x = g->nodes[like];
+    const am_value v = g->values[from];
+    const int64_t size = am_value_elements(&v);
+    am_dim dims[2] = {am_dim_number(r->c->o->mesh.size[AM_MESH_TP]), am_dim_number(size)};
+    int parts, all, outs[AM_MAX_OUT] = {-1, -1, -1, -1}, node;
+    AM_TRY(am_graph_value(g, "summands", v.dtype, 2, dims, &parts));
+    AM_TRY(am_graph_subvalue(g, v.name, to, 0, 1, &dims[1], &all)); /* all that was planned for, whatever the number of tokens */
+    AM_TRY(am_graph_subvalue(g, v.name, from, 0, 1, &dims[1], &from));
+    am_graph_at(g, x.layer, x.line, x.column);
+    g->phase = x.phase;
+    for (int k = 0; k < 2; k++) {
+        const char *op = k ? "rank_sum" : "all_gather";
+        outs[0] = k ? all : parts;
+        AM_TRY(am_graph_emit(g, op, k ? &parts : &from, 1, NULL, AM_ACC_NO, outs, &node));
+        g->nodes[node].id = am_hash64(op, strlen(op), x.id);
+        g->nodes[node].when = when;
+        g->nodes[node].group = k ? 0 : 1u << AM_MESH_TP;
+        g->nodes[node].queue = k ? AM_QUEUE_COMPUTE : AM_QUEUE_GATHER;
+        r->order[r->n++] = node;
+    }
+    if (to != like_in) g->values[g->values[to].root].producer = node;
+done:
+    return st;
+}
+
+/* The node that writes a gradient last. */
+static int last_writer(const am_graph *g, int grad)
+{
+    int last = -1;
+    for (int n = 0; n < (int)g->num_nodes; n++)
+        for (int o = 0; o < g->nodes[n].num_out; o++)
+            if (g->nodes[n].out[o] >= 0 && g->values[g->nodes[n].out[o]].root == grad &&
+                (last < 0 || g->nodes[n].phase == AM_PHASE_W || g->nodes[last].phase != AM_PHASE_W))
+                last = n;
+    return last;
+}
+
+am_status am_pass_tensor_reduce(am_compile *c)
+{
+    am_status st = AM_OK;
+    am_graph *g = c->g;
+    am_reducer r = {.c = c};
+    const size_t nodes = g->num_nodes;
+    int *grad_behind = NULL; /* by node: parameter + 1 whose gradient is complete there */
+    if (c->o->mesh.size[AM_MESH_TP] == 1) goto done;
+    AM_TRY(am_calloc(nodes * 2 + 2 * g->num_params + 1, sizeof *r.order, &r.order));
+    AM_TRY(am_calloc(nodes * 2, sizeof *grad_behind, &grad_behind));
+    const am_when when = am_gradients_persist(c) ? AM_WHEN_LAST : AM_WHEN_ALWAYS;
+    for (size_t p = 0; p < g->num_params; p++) {
+        int last = g->params[p].summed && c->param_grad[p] >= 0 ? last_writer(g, c->param_grad[p]) : -1;
+        if (last < 0) continue;
+        AM_CHECK(!grad_behind[last], AM_ERR_INTERNAL, "two gradients of %s are complete at once", g->params[p].name);
+        grad_behind[last] = (int)p + 1;
+    }
+    for (size_t i = 0; i < nodes; i++) {
+        const am_node x = g->nodes[i];
+        if (x.def->cut == AM_CUT_SUM)
+            AM_TRY(add_up(&r, x.in[0], x.out[0], (int)i, AM_WHEN_ALWAYS));
+        else
+            r.order[r.n++] = (int)i;
+        if ((int)i + 1 == c->forward_nodes) c->forward_nodes = (int)r.n;
+        if (grad_behind[i]) {
+            int grad = c->param_grad[grad_behind[i] - 1];
+            AM_TRY(add_up(&r, grad, grad, (int)i, when));
+        }
+    }
+    AM_TRY(am_graph_reorder(g, r.order, r.n));
+done:
+    am_free(&r.order);
+    am_free(&grad_behind);
+    return st;
+}
