@@ -23,9 +23,9 @@ const char *am_inspect_name_within(const am_param *p);
 am_status am_inspect_parts(const am_tokenizer *t, const uint32_t *ids, const uint8_t *mask, int64_t n, json_t *parts) AM_WARN_UNUSED;
 void      am_inspect_print_parts(const json_t *parts, bool colour);
 
-/** {"tp_size", "parameters", "ranks": [{"parameters", "cut", "bytes"}], "whole": [{"why" | null, "parameters", "elements", "first":
+/** {"tp_size", "parameters", "layers", "ranks": [{"parameters", "cut", "bytes"}], "whole": [{"why" | null, "parameters", "elements", "first":
  *  [names]}], "sums", "sum_bytes", "seq_len"}: the training program of a row of seq_len tokens in bf16, compiled for each of `parts`
- *  tensor-parallel ranks; bytes: of the parameter store; sums: values added up over the ranks in a step, sum_bytes: of one rank's
+ *  tensor-parallel ranks; parameters, layers: elements of the whole model and of its layers; bytes: of the parameter store; sums: values added up over the ranks in a step, sum_bytes: of one rank's
  *  summands. */
 am_status am_inspect_tensor(const am_model *m, int64_t parts, int64_t seq_len, json_t **out) AM_WARN_UNUSED;
 void      am_inspect_print_tensor(const json_t *tensor);

@@ -37,14 +37,15 @@ static void list_whole(am_graph *g, json_t *whole)
     }
 }
 
-/* Elements of the layers' parameters on this rank, all and cut ones. */
-static void count_rank(am_graph *g, int64_t *all, int64_t *cut)
+/* Elements of the parameters on this rank: all, those that are cut, those of layers. */
+static void count_rank(am_graph *g, int64_t *all, int64_t *cut, int64_t *layers)
 {
-    *all = *cut = 0;
+    *all = *cut = *layers = 0;
     for (int i = 0; i < am_graph_num_params(g); i++) {
         const am_param *p = am_graph_param_at(g, i);
         *all += am_param_elements(p);
         if (p->cut_of) *cut += am_param_elements(p);
+        if (p->layer >= 0 && p->layer < am_graph_num_layers(g)) *layers += am_param_elements(p);
     }
 }
 
@@ -81,12 +82,13 @@ am_status am_inspect_tensor(const am_model *m, int64_t parts, int64_t seq_len, j
     am_status st = AM_OK;
     am_program *p = NULL;
     json_t *ranks = json_array(), *whole = json_array();
-    int64_t total = 0, sums = 0, bytes = 0, all, cut;
+    int64_t total = 0, layers = 0, sums = 0, bytes = 0, all, cut, in_layers;
     AM_CHECK(parts >= 1 && parts <= 1024, AM_ERR_USAGE, "--tp-size is 1 to 1024");
     for (int64_t r = 0; r < parts; r++) {
         AM_TRY(compile_rank(m, parts, r, seq_len, &p));
-        count_rank(p->graph, &all, &cut);
+        count_rank(p->graph, &all, &cut, &in_layers);
         total += r == 0 ? all : cut;
+        layers += r == 0 ? in_layers : cut;
         json_array_append_new(ranks, json_pack("{s:I, s:I, s:I}", "parameters", (json_int_t)all, "cut", (json_int_t)cut, "bytes",
                                                (json_int_t)p->store.bytes));
         if (r == 0) {
@@ -95,7 +97,7 @@ am_status am_inspect_tensor(const am_model *m, int64_t parts, int64_t seq_len, j
         }
         am_program_free(&p);
     }
-    *out = json_pack("{s:I, s:I, s:O, s:O, s:I, s:I, s:I}", "tp_size", (json_int_t)parts, "parameters", (json_int_t)total, "ranks", ranks,
+    *out = json_pack("{s:I, s:I, s:I, s:O, s:O, s:I, s:I, s:I}", "tp_size", (json_int_t)parts, "parameters", (json_int_t)total, "layers", (json_int_t)layers, "ranks", ranks,
                      "whole", whole, "sums", (json_int_t)sums, "sum_bytes", (json_int_t)bytes, "seq_len", (json_int_t)seq_len);
 done:
     am_program_free(&p);

@@ -25,10 +25,11 @@ typedef struct am_cutter {
     int64_t     parts, index;
     bool       *depends;              /* by value: a trained parameter lies upstream */
     int        *cut, *family;         /* by value: the dimension that is cut; the parameter whose product began it */
+    am_dim     *span;                 /* by value: that dimension, with start and local */
     int        *leader;               /* by parameter: families that met (union-find) */
     bool       *begins;               /* by parameter */
     int        *axis;                 /* by parameter: the axis that is cut, or WHOLE */
-    am_dim     *dim;                  /* … along this dimension of it */
+    am_dim     *dim;                  /* … along this dimension of it, with start and local */
     unsigned   *use;
     uint32_t   *branch;               /* by node: operands that enter the cut whole */
     bool       *sum;                  /* by node: its output is summands */
@@ -45,6 +46,11 @@ static int find_dim(const am_dim *dims, int n, const am_dim *d)
     for (int i = 0; i < n; i++)
         if (same_dim(&dims[i], d)) return i;
     return -1;
+}
+
+static bool same_span(const am_dim *a, const am_dim *b)
+{
+    return same_dim(a, b) && a->start == b->start && a->local == b->local;
 }
 
 static int64_t product(const am_dim *dims, int n)
@@ -70,13 +76,14 @@ static int64_t heads_granule(const am_cutter *k, const am_dim *d)
     return granule;
 }
 
-/* The elements of dimension d that this rank has; false: some rank would have none. */
-static bool range_of(const am_cutter *k, const am_dim *d, int64_t *begin, int64_t *end)
+/* Of dimension d the elements that this rank has; false: some rank would have none. */
+static bool take_range(const am_cutter *k, am_dim *d)
 {
     enum { LINES = 64 }; /* elements: parts of a feed-forward layer begin where vectors do */
-    int64_t granule = d->role == AM_ROLE_HEADS ? heads_granule(k, d) : 1;
+    int64_t end, granule = d->role == AM_ROLE_HEADS ? heads_granule(k, d) : 1;
     if (d->role == AM_ROLE_FFN && d->global / LINES >= k->parts) granule = LINES;
-    am_shard_range(d->global, granule, k->parts, k->index, begin, end);
+    am_shard_range(d->global, granule, k->parts, k->index, &d->start, &end);
+    d->local = end - d->start;
     return am_ceil_div(d->global, granule) >= k->parts;
 }
 
@@ -117,14 +124,31 @@ done:
 
 /* ---- values and parameters ---------------------------------------------------------------------------------- */
 
-/* The dimension of value v that is cut; a view of a value that is cut may have other dims. */
-static int cut_of(const am_cutter *k, int v)
+/* The dimension of value v that is cut, and which part of it is here.  A view of a value that is cut may have other dims: the same one
+ * under another name, or one into which it is merged with what follows it. */
+static int cut_of(const am_cutter *k, int v, am_dim *d)
 {
     const am_value *x = &k->g->values[v], *r = &k->g->values[x->root];
     const int at = k->cut[x->root];
-    if (at < 0 || x->root == v) return at;
-    int i = find_dim(x->dim, x->rank, &r->dim[at]);
-    return i >= 0 && product(x->dim, i) == product(r->dim, at) && am_value_elements(x) == am_value_elements(r) ? i : UNFIT;
+    int i = 0;
+    if (at < 0) return at;
+    *d = k->span[x->root];
+    if (x->root == v) return at;
+    while (i < x->rank && product(x->dim, i) < product(r->dim, at)) i++;
+    if (i == x->rank || product(x->dim, i) != product(r->dim, at) || x->dim[i].global % d->global != 0 ||
+        am_value_elements(x) != am_value_elements(r))
+        return UNFIT;
+    const int64_t merged = x->dim[i].global / d->global, start = d->start * merged, local = d->local * merged;
+    *d = x->dim[i];
+    d->start = start;
+    d->local = local;
+    return i;
+}
+
+static int place_of(const am_cutter *k, int v)
+{
+    am_dim d;
+    return cut_of(k, v, &d);
 }
 
 /* The axis of p that has dimension d; -1: none, or one that cannot be cut there. */
@@ -143,7 +167,7 @@ static int axis_of(const am_param *p, const am_dim *d)
 static bool cut_param(am_cutter *k, int p, int a, const am_dim *d)
 {
     const am_param *x = &k->g->params[p];
-    if (k->axis[p] >= 0 && (k->axis[p] != a || !same_dim(&k->dim[p], d))) {
+    if (k->axis[p] >= 0 && (k->axis[p] != a || !same_span(&k->dim[p], d))) {
         snprintf(k->reason, sizeof k->reason, "%.80s is cut in two ways", x->name);
         return false;
     }
@@ -172,13 +196,22 @@ static bool follow(am_cutter *k, int node, int i, const am_dim *d, int family)
     if (v < 0) return true;
     const am_value *y = &k->g->values[v];
     if (y->param >= 0) {
-        int a = axis_of(&k->g->params[y->param], d);
-        if (a >= 0 && y->rank == k->g->params[y->param].rank) return cut_param(k, y->param, a, d);
+        am_layout_part part;
+        const am_param *p = &k->g->params[y->param];
+        if (x->attrs.groups > 1) { /* rows of the weight, under their own name */
+            if (p->rank != 1 || am_layout_part_at(p->layout[0], 0, &part) != AM_OK || part.dim[0].global != d->global) return refuse(k, x, d);
+            part.dim[0].start = d->start;
+            part.dim[0].local = d->local;
+            return cut_param(k, y->param, 0, &part.dim[0]);
+        }
+        int a = axis_of(p, d);
+        if (a >= 0 && y->rank == p->rank) return cut_param(k, y->param, a, d);
         k->use[y->param] |= USED_BY_CUT;
         return a < 0 || refuse(k, x, d);
     }
-    int at = cut_of(k, v);
-    if (at >= 0 && same_dim(&y->dim[at], d)) {
+    am_dim own;
+    int at = cut_of(k, v, &own);
+    if (at >= 0 && same_span(&own, d)) {
         unite(k, k->family[y->root], family);
         return true;
     }
@@ -199,6 +232,11 @@ static bool cut_outputs(am_cutter *k, const am_node *x, const am_dim *d, int fam
         const am_value *y = &k->g->values[x->out[i]];
         k->cut[x->out[i]] = find_dim(y->dim, y->rank, d);
         k->family[x->out[i]] = family;
+        if (k->cut[x->out[i]] >= 0) {
+            k->span[x->out[i]] = y->dim[k->cut[x->out[i]]];
+            k->span[x->out[i]].start = d->start;
+            k->span[x->out[i]].local = d->local;
+        }
         if (k->cut[x->out[i]] < 0) return false;
     }
     return true;
@@ -212,14 +250,13 @@ static bool begin_cut(am_cutter *k, int node)
     const am_node *x = &k->g->nodes[node];
     const am_value *w = &k->g->values[x->in[1]], *y = &k->g->values[x->out[0]];
     const int p = w->param, bias = x->num_in > w->rank ? x->in[w->rank] : -1; /* linear x, w, bias; grouped x, w, offsets, bias */
-    int64_t begin, end;
     int at = 0;
     for (int i = 1; i < y->rank && !at; i++)
         if (may_be_cut(y->dim[i].role)) at = i;
     if (p < 0 || !at || k->g->params[p].why_whole) return true;
-    const am_dim d = y->dim[at];
+    am_dim d = y->dim[at];
     const am_param *bp = bias >= 0 && k->g->values[bias].param >= 0 ? &k->g->params[k->g->values[bias].param] : NULL;
-    bool fits = range_of(k, &d, &begin, &end);
+    bool fits = take_range(k, &d);
     if (!fits) snprintf(k->reason, sizeof k->reason, "%s = %" PRId64 " is too few for %" PRId64 " ranks", d.name, d.global, k->parts);
     k->begins[p] = true;
     fits = fits && cut_param(k, p, w->rank - 2, &d);
@@ -234,7 +271,7 @@ static bool carry_product(am_cutter *k, int node, const am_dim *d)
     const am_node *x = &k->g->nodes[node];
     const am_value *w = &k->g->values[x->in[1]];
     const int bias = x->num_in > w->rank ? x->in[w->rank] : -1;
-    if (cut_of(k, x->in[0]) < 0 || w->param < 0 || axis_of(&k->g->params[w->param], d) != w->rank - 1) return refuse(k, x, d);
+    if (place_of(k, x->in[0]) < 0 || w->param < 0 || axis_of(&k->g->params[w->param], d) != w->rank - 1) return refuse(k, x, d);
     if (!cut_param(k, w->param, w->rank - 1, d)) return false;
     if (bias >= 0 && k->g->values[bias].param < 0) return refuse(k, x, d);
     if (bias >= 0) k->use[k->g->values[bias].param] |= USED_BY_CUT;
@@ -242,31 +279,28 @@ static bool carry_product(am_cutter *k, int node, const am_dim *d)
     return true;
 }
 
-static bool carry_attention(am_cutter *k, int node, const am_dim *d, int family)
+static bool carry_attention(am_cutter *k, int node, int family)
 {
     enum { SINKS = 6, SLOPES, BIAS, BUCKETS, KEYS };
     const am_node *x = &k->g->nodes[node];
-    const am_dim heads = k->g->values[x->in[0]].dim[1];
-    const int kv = cut_of(k, x->in[1]);
-    if (cut_of(k, x->in[0]) != 1 || (kv != 1 && kv != WHOLE) || cut_of(k, x->in[2]) != kv) return refuse(k, x, d);
-    if (x->num_in > KEYS && x->in[KEYS] >= 0 && k->g->values[x->in[KEYS]].dim[1].global != 1) return refuse(k, x, d);
-    if (x->num_in > BIAS && x->in[BIAS] >= 0 && k->g->values[x->in[BIAS]].param < 0 && cut_of(k, x->in[BIAS]) != 1)
-        return refuse(k, x, d);
+    am_dim q = k->g->values[x->in[0]].dim[1], kd = k->g->values[x->in[1]].dim[1], vd;
+    const int kv = cut_of(k, x->in[1], &kd);
+    bool fits = cut_of(k, x->in[0], &q) == 1 && (kv == 1 || kv == WHOLE) && cut_of(k, x->in[2], &vd) == kv && q.global % kd.global == 0;
+    if (fits && kv == 1) /* the heads here read the kv heads here */
+        fits = q.start * kd.global == kd.start * q.global && q.local * kd.global == kd.local * q.global && vd.start == kd.start && vd.local == kd.local;
+    if (fits && x->num_in > KEYS && x->in[KEYS] >= 0) fits = k->g->values[x->in[KEYS]].dim[1].global == 1;
+    if (fits && x->num_in > BIAS && x->in[BIAS] >= 0) fits = k->g->values[x->in[BIAS]].param >= 0 || place_of(k, x->in[BIAS]) == 1;
+    if (!fits) return refuse(k, x, &q);
     for (int i = 1; i <= 2; i++) {
-        const int v = x->in[i];
+        const int root = k->g->values[x->in[i]].root;
         if (kv == 1)
-            unite(k, k->family[k->g->values[v].root], family);
-        else if (k->depends[k->g->values[v].root])
+            unite(k, k->family[root], family);
+        else if (k->depends[root])
             k->branch[node] |= 1u << i;
     }
-    if (kv == 1) { /* do the heads here read the kv heads here? */
-        const am_dim kd = k->g->values[x->in[1]].dim[1];
-        int64_t b, e, kb, ke, group = heads.global / kd.global;
-        if (!range_of(k, &heads, &b, &e) || !range_of(k, &kd, &kb, &ke) || b != kb * group || e != ke * group) return refuse(k, x, d);
-    }
     for (int i = SINKS; i < x->num_in; i++)
-        if (i != SLOPES && i != KEYS && i != BUCKETS && !follow(k, node, i, &heads, family)) return false;
-    return cut_outputs(k, x, &heads, family) || refuse(k, x, d);
+        if (i != SLOPES && i != KEYS && i != BUCKETS && !follow(k, node, i, &q, family)) return false;
+    return cut_outputs(k, x, &q, family) || refuse(k, x, &q);
 }
 
 /* Element-wise operators and those that work on rows. */
@@ -274,14 +308,14 @@ static bool carry_along(am_cutter *k, int node, int i, const am_dim *d, int fami
 {
     const am_node *x = &k->g->nodes[node];
     const am_value *v = &k->g->values[x->in[i]], *y = &k->g->values[x->out[0]];
-    if (x->def->cut == AM_CUT_ROWS && cut_of(k, x->in[i]) == v->rank - 1) return refuse(k, x, d);
+    if (x->def->cut == AM_CUT_ROWS && place_of(k, x->in[i]) == v->rank - 1) return refuse(k, x, d);
     for (int o = 0; o < x->num_in; o++) {
         if (!follow(k, node, o, d, family)) return false;
         const am_value *z = x->in[o] >= 0 ? &k->g->values[x->in[o]] : NULL;
         bool same_size = z && z->param < 0 && am_value_elements(z) == am_value_elements(y);
-        if (same_size && cut_of(k, x->in[o]) == WHOLE) return refuse(k, x, d); /* the same elements under other names */
+        if (same_size && place_of(k, x->in[o]) == WHOLE) return refuse(k, x, d); /* the same elements under other names */
     }
-    if (x->attrs.groups > 1 && (v->rank < 2 || !same_dim(&v->dim[v->rank - 2], d) || x->attrs.groups != d->global)) return refuse(k, x, d);
+    if (x->attrs.groups > 1 && (v->rank < 2 || !same_dim(&v->dim[v->rank - 2], d) || x->attrs.groups % d->global != 0)) return refuse(k, x, d);
     return cut_outputs(k, x, d, family) || refuse(k, x, d);
 }
 
@@ -291,7 +325,7 @@ static bool walk_node(am_cutter *k, int node, int *family)
     const am_node *x = &k->g->nodes[node];
     int first = -1;
     for (int i = 0; i < x->num_in && first < 0; i++)
-        if (x->in[i] >= 0 && k->g->values[x->in[i]].param < 0 && cut_of(k, x->in[i]) != WHOLE) first = i;
+        if (x->in[i] >= 0 && k->g->values[x->in[i]].param < 0 && place_of(k, x->in[i]) != WHOLE) first = i;
     if (first < 0) {
         *family = x->num_in > 1 && x->in[1] >= 0 ? k->g->values[x->in[1]].param : -1;
         if (x->def->cut == AM_CUT_PRODUCT && !begin_cut(k, node)) return false;
@@ -302,16 +336,15 @@ static bool walk_node(am_cutter *k, int node, int *family)
         }
         return true;
     }
-    const int v = x->in[first], at = cut_of(k, v);
-    const am_value *root = &k->g->values[k->g->values[v].root];
-    const am_dim d = root->dim[k->cut[k->g->values[v].root]];
-    *family = k->family[k->g->values[v].root];
+    am_dim d;
+    const int at = cut_of(k, x->in[first], &d);
+    *family = k->family[k->g->values[x->in[first]].root];
     if (at == UNFIT) return refuse(k, x, &d);
     switch (x->def->cut) {
     case AM_CUT_EACH:
     case AM_CUT_ROWS: return carry_along(k, node, first, &d, *family);
     case AM_CUT_PRODUCT: return carry_product(k, node, &d);
-    case AM_CUT_ATTENTION: return carry_attention(k, node, &d, *family);
+    case AM_CUT_ATTENTION: return carry_attention(k, node, *family);
     default: return refuse(k, x, &d);
     }
 }
@@ -385,13 +418,6 @@ static void mark_depends(am_cutter *k)
 
 /* ---- cutting ------------------------------------------------------------------------------------------------------ */
 
-static void cut_dim(const am_cutter *k, am_dim *d)
-{
-    int64_t end;
-    (void)range_of(k, d, &d->start, &end);
-    d->local = end - d->start;
-}
-
 /* The parameter's axis as a product of plain dimensions, one of them cut. */
 static am_status cut_axis(am_cutter *k, int param)
 {
@@ -408,7 +434,7 @@ static am_status cut_axis(am_cutter *k, int param)
     AM_TRY(am_graph_alloc(g, (size_t)part.num_dims * sizeof *at, &at));
     *l = (am_layout){.kind = AM_LAYOUT_PRODUCT, .num_parts = part.num_dims, .part = at, .size = 1};
     for (int i = 0; i < part.num_dims; i++) {
-        if (same_dim(&part.dim[i], &k->dim[param])) cut_dim(k, &part.dim[i]);
+        if (same_dim(&part.dim[i], &k->dim[param])) part.dim[i] = k->dim[param];
         leaf[i] = (am_layout){.kind = AM_LAYOUT_DIM, .dim = part.dim[i], .size = part.dim[i].local};
         at[i] = &leaf[i];
         l->size *= leaf[i].size;
@@ -431,12 +457,16 @@ done:
 static am_status cut_values(am_cutter *k)
 {
     am_status st = AM_OK;
-    for (int v = 0; v < (int)k->g->num_values; v++) /* views first: they ask for what is not cut yet */
-        if (k->g->values[v].root != v && cut_of(k, v) >= 0) cut_dim(k, &k->g->values[v].dim[cut_of(k, v)]);
+    am_value *values = k->g->values;
+    for (int v = 0; v < (int)k->g->num_values; v++) { /* views first: they ask for what is not cut yet */
+        am_dim d;
+        int at = values[v].root != v ? cut_of(k, v, &d) : WHOLE;
+        if (at >= 0) values[v].dim[at] = d;
+    }
     for (int v = 0; v < (int)k->g->num_values; v++)
-        if (k->g->values[v].root == v && k->cut[v] >= 0) {
-            cut_dim(k, &k->g->values[v].dim[k->cut[v]]);
-            k->g->values[v].place[AM_MESH_TP] = AM_PLACE_SHARDED;
+        if (values[v].root == v && k->cut[v] >= 0) {
+            values[v].dim[k->cut[v]] = k->span[v];
+            values[v].place[AM_MESH_TP] = AM_PLACE_SHARDED;
         }
     for (int p = 0; p < (int)k->g->num_params; p++) {
         if (k->axis[p] >= 0) AM_TRY(cut_axis(k, p));
@@ -547,6 +577,7 @@ static am_status open_cutter(am_cutter *k)
     AM_TRY(am_calloc(nv, sizeof *k->depends, &k->depends));
     AM_TRY(am_calloc(nv, sizeof *k->cut, &k->cut));
     AM_TRY(am_calloc(nv, sizeof *k->family, &k->family));
+    AM_TRY(am_calloc(nv, sizeof *k->span, &k->span));
     AM_TRY(am_calloc(np, sizeof *k->leader, &k->leader));
     AM_TRY(am_calloc(np, sizeof *k->begins, &k->begins));
     AM_TRY(am_calloc(np, sizeof *k->axis, &k->axis));
@@ -563,6 +594,7 @@ static void close_cutter(am_cutter *k)
     am_free(&k->depends);
     am_free(&k->cut);
     am_free(&k->family);
+    am_free(&k->span);
     am_free(&k->leader);
     am_free(&k->begins);
     am_free(&k->axis);
