@@ -57,7 +57,7 @@ static am_status read_mesh(const am_config *cfg, int64_t ranks, am_settings *s)
     static const struct { const char *path; am_mesh_dim dim; } later[] = {
         {"distributed.tp_size", AM_MESH_TP}, {"distributed.cp_size", AM_MESH_CP}, {"distributed.ep_size", AM_MESH_EP}, {"distributed.pp_size", AM_MESH_PP}};
     for (size_t i = 0; i < sizeof later / sizeof *later; i++) {
-        AM_CHECK(am_config_int(cfg, later[i].path) == 1, AM_ERR_CONFIG, "%s: %s = %" PRId64 ": this version offers data parallelism only (ddp, fsdp2, HSDP); write 1",
+        AM_CHECK(am_config_int(cfg, later[i].path) == 1, AM_ERR_CONFIG, "%s: %s = %" PRId64 ": training offers data parallelism only in this version (ddp, fsdp2, HSDP); write 1",
                  WHERE(later[i].path), later[i].path, am_config_int(cfg, later[i].path));
         s->mesh.size[later[i].dim] = 1;
     }

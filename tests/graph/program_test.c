@@ -2,6 +2,7 @@
 #include "program_test.h"
 
 #include "graph/card.h"
+#include "graph/disk.h"
 #include "graph/graph_internal.h"
 
 #include <math.h>
@@ -189,18 +190,31 @@ double pt_weight(const char *name, int64_t i)
     return strstr(name, "norm") ? 1 + 0.5 * u : 0.6 * u;
 }
 
+/* The weights of a parameter's elements here: of one that is cut, those of its tensor that it stands for. */
+static void weights_of(const am_param *p, int64_t n, double *out)
+{
+    am_disk_map map = {0};
+    if (p->cut_of) PT_OK(am_disk_map_open(p, &map));
+    for (int64_t i = 0; i < n; i++) out[i] = pt_weight(p->name, p->cut_of ? am_disk_map_element(&map, i) : i);
+    am_disk_map_close(&map);
+}
+
 void pt_write_weights(pt_run *r)
 {
     const am_program *p = r->program[0];
     for (int u = 0; u < p->store.num_units; u++) {
         const am_unit *unit = &p->store.unit[u];
         double *data = calloc((size_t)unit->shard_elements, sizeof *data);
-        for (int e = 0; e < unit->num_entries; e++)
-            for (int64_t i = 0; i < unit->entry[e].count; i++) {
+        for (int e = 0; e < unit->num_entries; e++) {
+            const int64_t n = unit->entry[e].count;
+            double *weights = calloc((size_t)n, sizeof *weights);
+            weights_of(&p->graph->params[unit->entry[e].param], n, weights);
+            for (int64_t i = 0; i < n; i++) {
                 int64_t at = unit->entry[e].offset + i - unit->shard_begin;
-                if (at >= 0 && at < unit->shard_elements)
-                    data[at] = pt_weight(p->graph->params[unit->entry[e].param].name, i);
+                if (at >= 0 && at < unit->shard_elements) data[at] = weights[i];
             }
+            free(weights);
+        }
         void *raw = calloc((size_t)unit->shard_elements, 8);
         PT_OK(am_convert(data, AM_F64, raw, p->store.dtype, unit->shard_elements));
         PT_OK(am_exec_write_slot(r->exec, u, 0, 0, unit->shard_elements, raw));
@@ -226,8 +240,8 @@ void pt_create(pt_run *r, const pt_shape *s, am_dtype compute, const am_program_
         PT_OK(am_program_check(r->program[i]));
     }
     PT_OK(am_exec_create(r->device, comm, r->program, num, exec_options, &r->exec));
-    r->global_rows_offset = s->rows * am_comm_rank(comm);
-    r->rows_per_step = s->rows * am_comm_size(comm);
+    r->global_rows_offset = s->rows * am_mesh_group_index(&options[0].mesh, AM_GROUP_DP, am_comm_rank(comm));
+    r->rows_per_step = s->rows * am_mesh_group_size(&options[0].mesh, AM_GROUP_DP);
     pt_write_weights(r);
 }
 
@@ -309,7 +323,7 @@ double pt_step(pt_run *r, int program, int step, double lr, double max_norm)
     PT_OK(am_exec_run(r->exec, program, feed, &f));
     PT_OK(am_exec_get_scalar(r->exec, AM_SCALAR_LOSS_SUM, &sum));
     PT_OK(am_comm_allgather(r->comm, &sum, sizeof sum, all));
-    for (int i = 0; i < am_comm_size(r->comm); i++) total += all[i];
+    for (int i = 0; i < am_comm_size(r->comm); i += (int)r->program[program]->options.mesh.size[AM_MESH_TP]) total += all[i];
     return total / (double)n;
 }
 

@@ -42,7 +42,7 @@ void   pt_create(pt_run *r, const pt_shape *s, am_dtype compute, const am_progra
                  am_comm *comm, const am_exec_options *exec_options);
 void   pt_free(pt_run *r);
 void   pt_write_weights(pt_run *r);
-/* Weight of parameter `name` at element i: uniform in [-0.5, 0.5)·scale, norms around 1. */
+/* Weight of parameter `name` at element i of the whole: uniform in [-0.5, 0.5)·scale, norms around 1. */
 double pt_weight(const char *name, int64_t i);
 /* One step; tokens depend on the global row and step.  Returns the loss: global sum / global count. */
 double pt_step(pt_run *r, int program, int step, double lr, double max_norm);
