@@ -49,17 +49,46 @@ done:
     return st;
 }
 
-static am_status report(const am_export_options *o)
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* "bfloat16 and float32": the dtypes of a model's tensors, by name. */
+static am_status dtypes_of(const am_hf_model *m, am_str *out)
+{
+    am_status st = AM_OK;
+    bool has[AM_DTYPE_COUNT] = {false};
+    const char *names[AM_DTYPE_COUNT];
+    size_t n = 0;
+    for (int64_t i = 0; i < m->num_tensors; i++) has[m->tensors[i]->dtype] = true;
+    for (int d = 0; d < AM_DTYPE_COUNT; d++)
+        if (has[d]) names[n++] = am_dtype_name((am_dtype)d);
+    qsort(names, n, sizeof *names, by_name);
+    for (size_t i = 0; i < n; i++) AM_TRY(am_str_printf(out, "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " and ", names[i]));
+done:
+    return st;
+}
+
+static am_status report(const am_hf_model *source, const am_export_options *o)
 {
     am_status st = AM_OK;
     am_hf_model *m = NULL;
+    am_str dtypes = {0};
     char bytes[32];
     AM_TRY(am_hf_model_open(o->out_dir, AM_HF_WEIGHTS_REQUIRED,
                             &m)); /* what stands there now is a model again */
-    printf("%s: %" PRId64 " tensors, %s in %zu file%s, and %zu files of the source model\n", o->out_dir,
-           m->num_tensors, am_cli_bytes(m->total_bytes, bytes), m->num_files, m->num_files == 1 ? "" : "s",
-           m->num_aux);
+    AM_TRY(dtypes_of(m, &dtypes));
+    printf("%s: %" PRId64 " tensors in %s, %s in %zu file%s, and %zu files of the source model\n", o->out_dir,
+           m->num_tensors, dtypes.s == NULL ? "no dtype" : dtypes.s, am_cli_bytes(m->total_bytes, bytes), m->num_files,
+           m->num_files == 1 ? "" : "s", m->num_aux);
+    if (source->num_packed > 0)
+        printf("%zu of them are %s in the source and are written as the %s numbers that they stand for; config.json has no "
+               "quantization_config\n",
+               source->num_packed, json_string_value(am_json_at(source->config, "quantization_config.quant_method")),
+               am_dtype_name(o->has_dtype ? o->dtype : AM_BF16));
 done:
+    am_str_release(&dtypes);
     am_hf_model_free(&m);
     return st;
 }
@@ -81,7 +110,7 @@ static am_status export(const am_cli *cli, am_engine **engine)
     AM_TRY(am_model_graph(source.model, 1, 1, AM_F32, &g));
     if (source.manifest) AM_TRY(am_manifest_verify(source.manifest, 0, 1));
     AM_TRY(am_ckpt_export(source.manifest, source.model->hf, g, &o));
-    AM_TRY(report(&o));
+    AM_TRY(report(source.model->hf, &o));
 done:
     am_graph_free(&g);
     am_cli_source_release(&source);
