@@ -156,16 +156,16 @@ enum {
 #define AM_OP_STATE_IN(traits)  ((int)((traits) >> 8 & 15u) - 1) /* -1: the operator keeps nothing */
 #define AM_OP_STATE_OUT(traits) ((int)((traits) >> 12 & 15u) - 1)
 
-/* What an operator does when an operand is cut over the ranks of a group (tensor.c): which dimensions may be cut so that every
- * rank works on its own part, and whether what it gives is then a part or a summand. */
-typedef enum am_cut {
-    AM_CUT_NONE,      /* it needs its operands whole */
-    AM_CUT_EACH,      /* element by element: any dimension */
-    AM_CUT_ROWS,      /* a row of the last dimension at a time: any other */
-    AM_CUT_PRODUCT,   /* x [.., in], w [.., out, in], bias?: out, or in, which leaves summands */
-    AM_CUT_ATTENTION, /* heads of q; those of k and v with them, or not at all */
-    AM_CUT_SUM, AM_CUT_BRANCH /* of the pass itself */
-} am_cut;
+/* Or'ed into traits: what an operator does when an operand is cut over the ranks of a group (tensor.c): which dimensions may be cut so
+ * that every rank works on its own part, and whether what it gives is then a part or a summand.  None: it needs its operands whole. */
+enum {
+    AM_CUT_EACH = 1 << 16,      /* element by element: any dimension */
+    AM_CUT_ROWS = 2 << 16,      /* a row of the last dimension at a time: any other */
+    AM_CUT_PRODUCT = 3 << 16,   /* x [.., in], w [.., out, in], bias?: out, or in, which leaves summands */
+    AM_CUT_ATTENTION = 4 << 16, /* heads of q; those of k and v with them, or not at all */
+    AM_CUT_SUM = 5 << 16, AM_CUT_BRANCH = 6 << 16, /* of the pass itself */
+};
+#define AM_OP_CUT(traits) ((traits) & 15u << 16)
 
 struct am_op_def {
     const char *name;
@@ -180,8 +180,7 @@ struct am_op_def {
     /* the output's features are these: for the placement pass, an input dimension that is absent from an output has been
      * contracted; nothing else needs to be said by an operator */
     am_kernel own_kernel; /* an operator that brings its kernels (tests register such rows); name NULL: look `kernel` up */
-    unsigned traits;      /* AM_OP_…, or'ed */
-    am_cut   cut;
+    unsigned traits;      /* AM_OP_…, AM_CUT_…, or'ed */
 };
 
 /** The built-in rows; `name` NULL-terminated search. */

@@ -4,6 +4,8 @@
 
 #include "graph/graph.h"
 
+#include <string.h>
+
 typedef struct am_arena_block {
     struct am_arena_block *next;
     size_t used, size;
@@ -38,6 +40,12 @@ struct am_graph {
     uint64_t next_id;
     am_arena_block *arena;
 };
+
+/* The same dimension of the model, whatever of it is here. */
+static inline bool am_dim_same(const am_dim *a, const am_dim *b)
+{
+    return strcmp(a->name, b->name) == 0 && a->global == b->global;
+}
 
 /** Insert room: move nodes so that `order[i]` (old index) becomes node i; producers are renumbered. */
 am_status am_graph_reorder(am_graph *g, const int *order, size_t n) AM_WARN_UNUSED;

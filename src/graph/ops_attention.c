@@ -168,7 +168,7 @@ const am_op_def am_ops_attention[] = {
      vjp_attention,
      flops_attention,
      0,
-     {0}, 0, AM_CUT_ATTENTION},
+     {0}, AM_CUT_ATTENTION},
     {"attention_bwd",
      "attention_bwd",
      {AS, AS, AS, AS, AS, AS, AS, AS, AS, AS, AS, AS, AS},

@@ -9,11 +9,6 @@
 
 /* ---- dimensions by name ------------------------------------------------------------------------------- */
 
-static bool same_dim(const am_dim *a, const am_dim *b)
-{
-    return strcmp(a->name, b->name) == 0 && a->global == b->global;
-}
-
 int am_op_dims_within(const am_value *whole, const am_value *part, int64_t *mask)
 {
     *mask = 0;
@@ -21,14 +16,14 @@ int am_op_dims_within(const am_value *whole, const am_value *part, int64_t *mask
     int found = 0;
     for (int first = whole->rank - part->rank; first >= 0 && found == 0; first--) { /* all together, the last ones first */
         bool fits = true;
-        for (int i = 0; fits && i < part->rank; i++) fits = same_dim(&whole->dim[first + i], &part->dim[i]);
+        for (int i = 0; fits && i < part->rank; i++) fits = am_dim_same(&whole->dim[first + i], &part->dim[i]);
         if (!fits) continue;
         *mask = (((int64_t)1 << part->rank) - 1) << first;
         found = 1;
     }
     int k = 0;
     for (int i = 0; found == 0 && i < whole->rank && k < part->rank; i++) /* with others between */
-        if (same_dim(&whole->dim[i], &part->dim[k])) {
+        if (am_dim_same(&whole->dim[i], &part->dim[k])) {
             *mask |= (int64_t)1 << i;
             k++;
         }
@@ -407,27 +402,27 @@ done:
 #define FLAT AM_VIEW_FLAT
 
 const am_op_def am_ops_light[] = {
-    {"layernorm", "layernorm", {LAST, FLAT, FLAT}, {LAST, FLAT, FLAT}, infer_layernorm, vjp_layernorm, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_ROWS},
+    {"layernorm", "layernorm", {LAST, FLAT, FLAT}, {LAST, FLAT, FLAT}, infer_layernorm, vjp_layernorm, NULL, 0, {0}, AM_OP_ONE_PASS | AM_CUT_ROWS},
     {"layernorm_dx", "layernorm_dx", {LAST, LAST, FLAT, FLAT, FLAT}, {LAST}, am_op_infer_like, NULL, NULL, 0, {0}, AM_OP_ADDS},
     {"layernorm_dw", "layernorm_dw", {LAST, LAST, FLAT, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"column_sums", "bias_db", {LAST}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
-    {"map", "map", {FLAT}, {FLAT}, am_op_infer_like, vjp_map, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
+    {"map", "map", {FLAT}, {FLAT}, am_op_infer_like, vjp_map, NULL, 0, {0}, AM_OP_ONE_PASS | AM_CUT_EACH},
     {"map_bwd", "map_bwd", {FLAT, FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
-    {"pair", "pair", {FLAT, FLAT}, {AS}, infer_pair, vjp_pair, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
-    {"where", "where", {FLAT, FLAT, FLAT}, {AS}, infer_where, vjp_where, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
+    {"pair", "pair", {FLAT, FLAT}, {AS}, infer_pair, vjp_pair, NULL, 0, {0}, AM_OP_ONE_PASS | AM_CUT_EACH},
+    {"where", "where", {FLAT, FLAT, FLAT}, {AS}, infer_where, vjp_where, NULL, 0, {0}, AM_OP_ONE_PASS | AM_CUT_EACH},
     {"sum_to", "sum_to", {AS, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
-    {"sum", "sum_to", {AS}, {FLAT}, infer_over_last, vjp_sum, NULL, 0, {0}, 0, AM_CUT_ROWS},
-    {"xielu", "xielu", {FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, am_op_infer_like, vjp_xielu, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
+    {"sum", "sum_to", {AS}, {FLAT}, infer_over_last, vjp_sum, NULL, 0, {0}, AM_CUT_ROWS},
+    {"xielu", "xielu", {FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, am_op_infer_like, vjp_xielu, NULL, 0, {0}, AM_OP_ONE_PASS | AM_CUT_EACH},
     {"xielu_bwd", "xielu_bwd", {FLAT, FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {"xielu_dalpha", "xielu_dalpha", {FLAT, FLAT, FLAT, FLAT, FLAT, FLAT}, {FLAT}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
-    {"softmax", "softmax", {LAST}, {LAST}, am_op_infer_like, vjp_softmax, NULL, 0, {0}, 0, AM_CUT_ROWS},
+    {"softmax", "softmax", {LAST}, {LAST}, am_op_infer_like, vjp_softmax, NULL, 0, {0}, AM_CUT_ROWS},
     {"softmax_bwd", "softmax_bwd", {LAST, LAST}, {LAST}, am_op_infer_like, NULL, NULL, 0, {0}, 0},
-    {"max", "row_max", {LAST}, {FLAT}, infer_over_last, vjp_max, NULL, 0, {0}, 0, AM_CUT_ROWS},
+    {"max", "row_max", {LAST}, {FLAT}, infer_over_last, vjp_max, NULL, 0, {0}, AM_CUT_ROWS},
     {"max_bwd", "row_max_bwd", {FLAT, LAST}, {LAST}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
-    {"cat", "cat", {LAST, LAST, LAST, LAST}, {LAST}, infer_cat, vjp_cat, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_ROWS},
+    {"cat", "cat", {LAST, LAST, LAST, LAST}, {LAST}, infer_cat, vjp_cat, NULL, 0, {0}, AM_OP_ONE_PASS | AM_CUT_ROWS},
     {"cat_to", "cat", {LAST, LAST, LAST, LAST}, {LAST}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
-    {"split", "split", {LAST}, {LAST, LAST, LAST, LAST}, am_op_infer_given, vjp_split, NULL, 0, {0}, 0, AM_CUT_ROWS},
+    {"split", "split", {LAST}, {LAST, LAST, LAST, LAST}, am_op_infer_given, vjp_split, NULL, 0, {0}, AM_CUT_ROWS},
     {"split_to", "split", {LAST}, {LAST, LAST, LAST, LAST}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
-    {"detach", "cast", {FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, AM_OP_ONE_PASS, AM_CUT_EACH},
+    {"detach", "cast", {FLAT}, {FLAT}, am_op_infer_like, NULL, NULL, 0, {0}, AM_OP_ONE_PASS | AM_CUT_EACH},
     {0},
 };

@@ -366,7 +366,7 @@ const am_op_def am_ops_moe[] = {
      flops_grouped,
      0,
      {0},
-     AM_OP_ROUNDS_WEIGHT, AM_CUT_PRODUCT},
+     AM_OP_ROUNDS_WEIGHT | AM_CUT_PRODUCT},
     {"grouped_linear_dx",
      "grouped_linear_dx",
      {ROWS, AS, AS},
