@@ -127,7 +127,7 @@ const am_option am_options_distributed[] = {
     AM_OPT("dp_size", INT, NULL, "Data-parallel ranks; none: all ranks divided by the other sizes.",
            .units = "ranks", .range = "[1, inf)"),
     SIZE("dp_replicate_size", "Copies of the sharded model (HSDP); it divides dp_size."),
-    SIZE("tp_size", "Tensor-parallel ranks."),
+    SIZE("tp_size", "Tensor-parallel ranks; 1 for training in this version (verify and inspect --tp-size run and tell more)."),
     SIZE("cp_size", "Context-parallel ranks."),
     SIZE("pp_size", "Pipeline stages."),
     SIZE("ep_size", "Expert-parallel ranks."),

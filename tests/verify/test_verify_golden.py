@@ -191,7 +191,7 @@ def page(rows):
             "This page is written by `tests/verify/test_verify_golden.py write`.", "",
             "Errors are those of float32 beside float64: of the loss, relative; of the logits, the largest; of the gradients,",
             "‖g − g_ref‖ / ‖g_ref‖ of the worst tensor, which is named. f64: the worst gradient when both sides compute in float64.",
-            "Packed: rows of several documents. Export: load → export gives every tensor bit for bit. Every model compiles for 1 and 2 ranks.", "",
+            "Packed: rows of several documents. Export: load → export gives every tensor bit for bit. Every model compiles for 1 and 2 ranks, and tensor-parallel for 2, 4 and 8 (tensor-parallel.md).", "",
             "| type | card | model | loss | logits | worst gradient | of | f64 | packed | export | spellings |",
             "|---|---|---|---|---|---|---|---|---|---|---|"]
     for name, r in sorted(rows.items(), key=lambda x: (x[1] or {"type": "~"})["type"] + " " + x[0]):
