@@ -105,10 +105,12 @@ static am_status check_decoder(const am_shard_look *l, const am_shard *s)
 {
     am_status st = AM_OK;
     const char *made_with = am_shard_get_info(s)->tokenizer_sha256;
-    AM_CHECK(!l->tokenizer || strcmp(am_tokenizer_sha256(l->tokenizer), made_with) == 0, AM_ERR_DATA,
+    char sha256[65];
+    if (!l->tokenizer) return AM_OK;
+    AM_TRY(am_tokenizer_sha256(l->tokenizer, sha256));
+    AM_CHECK(strcmp(sha256, made_with) == 0, AM_ERR_DATA,
              "%s was made with another tokenizer (sha256 %.16s…) than %s (%.16s…)", am_shard_path(s),
-             made_with[0] ? made_with : "unknown", am_tokenizer_path(l->tokenizer),
-             am_tokenizer_sha256(l->tokenizer));
+             made_with[0] ? made_with : "unknown", am_tokenizer_path(l->tokenizer), sha256);
 done:
     return st;
 }

@@ -226,11 +226,12 @@ static am_status tokenizer_json(const am_hf_model *m, json_t *out)
     char *path = NULL;
     am_tokenizer *t = NULL;
     json_t *o = json_null();
+    char sha256[65];
     AM_TRY(am_path_join(m->dir, "tokenizer.json", &path));
     if (!am_path_exists(path)) goto done;
-    if (am_tokenizer_open(m->dir, &t) == AM_OK) {
+    if (am_tokenizer_open(m->dir, &t) == AM_OK && am_tokenizer_sha256(t, sha256) == AM_OK) {
         am_status fits = am_cli_check_tokenizer(t, m);
-        o = json_pack("{s:s, s:I, s:b}", "sha256", am_tokenizer_sha256(t), "vocab_size",
+        o = json_pack("{s:s, s:I, s:b}", "sha256", sha256, "vocab_size",
                       (json_int_t)am_tokenizer_vocab_size(t), "fits", fits == AM_OK);
         if (fits != AM_OK) json_object_set_new(o, "error", json_string(am_error_message()));
     } else {

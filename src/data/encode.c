@@ -12,6 +12,7 @@ struct am_encoder {
     am_tok_scratch *scratch;
     am_chat *chat; /* NULL: not started */
     int64_t eos;   /* -1: the tokenizer names none */
+    char tokenizer_sha256[65];
     am_encoding encoding;
     am_chat_samples chats;
     am_str text;
@@ -31,6 +32,7 @@ am_status am_encoder_create(const am_prepare_options *options, bool chat, am_enc
     AM_TRY(am_calloc(1, sizeof *e, &e));
     e->o = *options;
     AM_TRY(am_tokenizer_open(options->model_dir, &e->tokenizer));
+    AM_TRY(am_tokenizer_sha256(e->tokenizer, e->tokenizer_sha256));
     AM_TRY(am_tok_scratch_create(e->tokenizer, &e->scratch));
     if (!am_tokenizer_role_id(e->tokenizer, "eos_token", &e->eos)) e->eos = -1;
     if (chat) AM_TRY(am_chat_open(options->model_dir, e->tokenizer, NULL, &e->chat));
@@ -56,7 +58,7 @@ void am_encoder_free(am_encoder **e)
 
 const char *am_encoder_tokenizer_sha256(const am_encoder *e)
 {
-    return am_tokenizer_sha256(e->tokenizer);
+    return e->tokenizer_sha256;
 }
 const char *am_encoder_template_sha256(const am_encoder *e)
 {

@@ -1,7 +1,7 @@
 /* tokenizer: opening a tokenizer.json and asking about it.  The other files, in the order of a text's way:
- * tokenizer_added (added tokens), _normalize, _split (pre-tokenizers; _regex and _onig below it), _vocab and
- * _bpe (the model), _post (what is added around), _encode (all of it together), _decode.  _text holds what
- * they share. */
+ * tokenizer_added (added tokens), _normalize, _split (pre-tokenizers; _regex and _onig below it), _vocab, _merges and
+ * _bpe (the model), _post (what is added around), _encode (all of it together), _decode.  _text and _utf8 hold what
+ * they share, _scan and _json read the file, _roles its neighbours. */
 #include "hf/tokenizer_internal.h"
 
 #include "hf/hf.h"
@@ -12,6 +12,52 @@
 #include <sys/stat.h>
 
 enum { MAX_FILE = 1 << 30 };
+
+/* ---- the file ---- */
+
+static struct am_file_state state_of(const struct stat *info)
+{
+    return (struct am_file_state){(uint64_t)info->st_dev, (uint64_t)info->st_ino, (uint64_t)info->st_size, (int64_t)info->st_mtim.tv_sec,
+                                  (int64_t)info->st_mtim.tv_nsec};
+}
+
+/* A regular file at once into memory of its size; what grows meanwhile is cut off there. */
+static am_status read_regular(FILE *f, const struct stat *info, const char *path, char **out, size_t *n)
+{
+    am_status st = AM_OK;
+    setvbuf(f, NULL, _IONBF, 0);
+    AM_TRY(am_tok_table_alloc((size_t)info->st_size + AM_SCAN_SLACK, false, out));
+    *n = fread(*out, 1, (size_t)info->st_size, f);
+    AM_CHECK(ferror(f) == 0, AM_ERR_IO, "cannot read %s", path);
+done:
+    return st;
+}
+
+am_status am_tok_read_file(const char *path, size_t max_bytes, char **out, size_t *n, struct am_file_state *state)
+{
+    am_status st = AM_OK;
+    struct stat info;
+    char *data = NULL;
+    FILE *f = NULL;
+    bool regular = stat(path, &info) == 0 && S_ISREG(info.st_mode) && (uint64_t)info.st_size <= max_bytes;
+    if (regular) {
+        f = fopen(path, "rbe");
+        AM_CHECK(f != NULL && fstat(fileno(f), &info) == 0, AM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+        AM_TRY(read_regular(f, &info, path, &data, n));
+    } else {
+        AM_TRY(am_file_read(path, max_bytes, &data, n));
+        size_t cap = *n;
+        AM_TRY(am_grow(&data, &cap, *n + AM_SCAN_SLACK, 1));
+    }
+    memset(data + *n, 0, AM_SCAN_SLACK);
+    if (state != NULL) *state = regular ? state_of(&info) : (struct am_file_state){0};
+    *out = data;
+    data = NULL;
+done:
+    if (f != NULL) (void)fclose(f);
+    am_free(&data);
+    return st;
+}
 
 /* ---- reading keys ---- */
 
@@ -68,7 +114,7 @@ done:
 
 /* The id as the library gives it: that of the vocabulary or of an equal token before; else the next free one.
  * What the file says is only compared: a difference means that whoever wrote the file saw another vocabulary. */
-static am_status give_id(am_tokenizer *t, am_added *out, json_t *stated)
+static am_status give_id(am_tokenizer *t, am_added *out, int64_t stated)
 {
     am_status st = AM_OK;
     if (t->next_id < t->bpe.names.n) t->next_id = t->bpe.names.n;
@@ -78,7 +124,7 @@ static am_status give_id(am_tokenizer *t, am_added *out, json_t *stated)
     if (out->id == AM_NO_ID) out->id = (uint32_t)t->next_id;
     if (out->id >= t->next_id) t->next_id = (size_t)out->id + 1;
     AM_TRY(am_bpe_put_token(&t->added_names, out->content, out->len, out->id));
-    if (!json_is_integer(stated) || json_integer_value(stated) != out->id)
+    if (stated != out->id)
         am_log(AM_LOG_WARN, "hf",
                "%s: the added token \"%s\" has another id in the file than the %" PRIu32
                " that the tokenizers library gives it, which is used",
@@ -87,19 +133,55 @@ done:
     return st;
 }
 
-static am_status load_added_one(am_tokenizer *t, json_t *j, am_added *out)
+/* Members of one added token; what is absent or null takes its default, other members are not looked at. */
+static am_status read_added_member(am_json_scan *j, am_added *out, int64_t *stated, int *normalized)
+{
+    const char *key;
+    size_t n;
+    am_status st = AM_OK;
+    char name[16];
+    AM_TRY(am_json_scan_string(j, &key, &n));
+    snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : 0), key);
+    AM_TRY(am_json_scan_expect(j, ':'));
+    bool flag = *normalized > 0;
+    if (strcmp(name, "content") == 0 && am_json_scan_peek(j) == '"') {
+        AM_TRY(am_json_scan_string(j, &key, &n));
+        am_free(&out->content);
+        AM_TRY(am_strndup(key, n, &out->content));
+        out->len = n;
+        return AM_OK;
+    }
+    if (strcmp(name, "special") == 0) return am_json_scan_flag(j, &out->special);
+    if (strcmp(name, "single_word") == 0) return am_json_scan_flag(j, &out->single_word);
+    if (strcmp(name, "lstrip") == 0) return am_json_scan_flag(j, &out->lstrip);
+    if (strcmp(name, "rstrip") == 0) return am_json_scan_flag(j, &out->rstrip);
+    if (strcmp(name, "normalized") == 0 && am_json_scan_peek(j) != 'n') {
+        AM_TRY(am_json_scan_flag(j, &flag));
+        *normalized = flag;
+        return AM_OK;
+    }
+    if (strcmp(name, "id") == 0 && am_json_scan_peek(j) >= '0' && *j->p <= '9') return am_json_scan_integer(j, stated);
+    AM_TRY(am_json_scan_skip(j, NULL, NULL));
+done:
+    return st;
+}
+
+static am_status load_added_one(am_tokenizer *t, am_json_scan *j, am_added *out)
 {
     am_status st = AM_OK;
-    const char *content = NULL;
-    AM_TRY(am_tok_get_string(t, j, "content", &content, &out->len));
-    AM_CHECK(strlen(content) == out->len, AM_ERR_MODEL, "%s: an added token holds a NUL byte", t->path);
-    AM_TRY(am_strdup(content, &out->content));
-    AM_TRY(give_id(t, out, json_object_get(j, "id")));
-    AM_TRY(am_tok_get_bool(t, j, "special", false, &out->special));
-    AM_TRY(am_tok_get_bool(t, j, "normalized", !out->special, &out->normalized));
-    AM_TRY(am_tok_get_bool(t, j, "single_word", false, &out->single_word));
-    AM_TRY(am_tok_get_bool(t, j, "lstrip", false, &out->lstrip));
-    AM_TRY(am_tok_get_bool(t, j, "rstrip", false, &out->rstrip));
+    int64_t stated = -1;
+    int normalized = -1; /* not said */
+    bool more = false;
+    AM_TRY(am_json_scan_expect(j, '{'));
+    for (bool first = true;; first = false) {
+        AM_TRY(am_json_scan_next(j, '}', first, &more));
+        if (!more) break;
+        AM_TRY(read_added_member(j, out, &stated, &normalized));
+    }
+    AM_CHECK(out->content != NULL, AM_ERR_MODEL, "%s: added_tokens[%zu].content is missing or no string", t->path, t->num_added - 1);
+    AM_CHECK(strlen(out->content) == out->len, AM_ERR_MODEL, "%s: an added token holds a NUL byte", t->path);
+    AM_TRY(give_id(t, out, stated));
+    out->normalized = normalized < 0 ? !out->special : normalized > 0;
 done:
     return st;
 }
@@ -139,20 +221,24 @@ done:
     return st;
 }
 
-static am_status load_added(am_tokenizer *t, json_t *list)
+/* @param whole  the file; the list begins at `at`, NULL: there is none */
+static am_status load_added(am_tokenizer *t, const am_json_scan *whole, const char *at)
 {
     am_status st = AM_OK;
-    size_t i;
-    json_t *item;
-    if (list == NULL || json_is_null(list)) return AM_OK;
-    AM_CHECK(json_is_array(list), AM_ERR_MODEL, "%s: added_tokens is not an array", t->path);
-    json_array_foreach(list, i, item)
-    {
+    am_json_scan j = {.s = whole->s, .p = at, .end = whole->end, .path = t->path};
+    bool more = false;
+    if (at == NULL || *at == 'n') return AM_OK;
+    AM_CHECK(*at == '[', AM_ERR_MODEL, "%s: added_tokens is not an array", t->path);
+    AM_TRY(am_json_scan_expect(&j, '['));
+    for (bool first = true;; first = false) {
+        AM_TRY(am_json_scan_next(&j, ']', first, &more));
+        if (!more) break;
         AM_TRY(am_grow(&t->added, &t->added_cap, t->num_added + 1, sizeof *t->added));
-        AM_TRY(load_added_one(t, item, &t->added[t->num_added++]));
+        AM_TRY(load_added_one(t, &j, &t->added[t->num_added++]));
     }
     AM_TRY(build_tries(t));
 done:
+    am_json_scan_release(&j);
     return st;
 }
 
@@ -201,10 +287,25 @@ const char *am_tokenizer_path(const am_tokenizer *t)
 {
     return t->path;
 }
-const char *am_tokenizer_sha256(const am_tokenizer *t)
+
+am_status am_tokenizer_sha256(const am_tokenizer *t, char out[65])
 {
-    return t->sha256;
+    am_status st = AM_OK;
+    struct am_file_state now;
+    struct stat info;
+    if (t->sha256[0] != '\0') {
+        memcpy(out, t->sha256, 65);
+        return AM_OK;
+    }
+    AM_TRY(am_sha256_file_hex(t->path, out));
+    AM_CHECK(stat(t->path, &info) == 0, AM_ERR_IO, "%s: %s", t->path, strerror(errno));
+    now = state_of(&info);
+    AM_CHECK(memcmp(&now, &t->state, sizeof now) == 0, AM_ERR_IO,
+             "%s has been written since it was opened; start again", t->path);
+done:
+    return st;
 }
+
 int64_t am_tokenizer_vocab_size(const am_tokenizer *t)
 {
     return (int64_t)t->vocab_size;
@@ -239,52 +340,6 @@ bool am_tokenizer_role_id(const am_tokenizer *t, const char *role, int64_t *id)
 {
     const char *token = json_string_value(json_object_get(t->roles, role));
     return token != NULL && am_tokenizer_id(t, token, id);
-}
-
-/* ---- roles of tokens: "eos_token" → "<|im_end|>" ---- */
-
-static am_status add_roles(json_t *from, json_t *roles)
-{
-    am_status st = AM_OK;
-    const char *key;
-    json_t *v;
-    json_object_foreach(from, key, v)
-    {
-        size_t n = strlen(key);
-        if (json_is_object(v) && strcmp(key, "extra_special_tokens") == 0) AM_TRY(add_roles(v, roles));
-        if (n < 6 || strcmp(key + n - 6, "_token") != 0 || json_object_get(roles, key) != NULL) continue;
-        json_t *text = json_is_object(v) ? json_object_get(v, "content") : v;
-        if (!json_is_string(text)) continue;
-        AM_CHECK(json_object_set(roles, key, text) == 0, AM_ERR_MEMORY, "the host refused memory");
-    }
-done:
-    return st;
-}
-
-am_status am_tok_load_roles(const char *dir, json_t **out)
-{
-    static const char *const files[] = {"tokenizer_config.json", "special_tokens_map.json"};
-    am_status st = AM_OK;
-    json_t *roles = json_object(), *j = NULL;
-    char *path = NULL;
-    AM_CHECK(roles != NULL, AM_ERR_MEMORY, "the host refused memory");
-    for (int i = 0; i < 2; i++) {
-        AM_TRY(am_path_join(dir, files[i], &path));
-        if (am_path_exists(path)) {
-            AM_TRY(am_json_load(path, 0, &j));
-            AM_TRY(add_roles(j, roles));
-            json_decref(j);
-            j = NULL;
-        }
-        am_free(&path);
-    }
-    *out = roles;
-    roles = NULL;
-done:
-    am_free(&path);
-    json_decref(j);
-    json_decref(roles);
-    return st;
 }
 
 /* ---- open ---- */
@@ -341,10 +396,8 @@ static am_status load_part(am_tokenizer *t, int part, json_t *j)
         return am_tok_load_pre(t, j);
     case PART_POST:
         return am_tok_load_post(t, j);
-    case PART_DECODER:
-        return am_tok_load_decoder(t, j);
     default:
-        return load_added(t, j);
+        return am_tok_load_decoder(t, j);
     }
 }
 
@@ -397,14 +450,15 @@ done:
 }
 
 /* The rest, once all that the file says is known. */
-static am_status finish_load(am_tokenizer *t, const file_parts *f)
+static am_status finish_load(am_tokenizer *t, const am_json_scan *j, const file_parts *f)
 {
     am_status st = AM_OK;
-    static const int order[] = {PART_NORM, PART_POST, PART_DECODER, PART_ADDED};
     AM_TRY(parse_part(t, PART_NORM, f->at[PART_NORM], f->n[PART_NORM]));
     t->bpe.byte_mode = t->byte_level;
     AM_TRY(am_bpe_finish(&t->bpe, t->path));
-    for (int i = 1; i < 4; i++) AM_TRY(parse_part(t, order[i], f->at[order[i]], f->n[order[i]]));
+    AM_TRY(parse_part(t, PART_POST, f->at[PART_POST], f->n[PART_POST]));
+    AM_TRY(parse_part(t, PART_DECODER, f->at[PART_DECODER], f->n[PART_DECODER]));
+    AM_TRY(load_added(t, j, f->at[PART_ADDED]));
     AM_TRY(index_ids(t));
 done:
     return st;
@@ -413,14 +467,12 @@ done:
 static am_status load_all(am_tokenizer *t, const char *text, size_t n)
 {
     am_status st = AM_OK;
-    am_json_scan j = {.s = text, .p = text, .end = text + n, .path = t->path};
+    am_json_scan j = {.path = t->path};
     file_parts f = {0};
     const char *key;
-    size_t len, valid = am_tok_utf8_valid_prefix(text, n);
+    size_t len;
     bool more = false;
-    j.p = text + valid;
-    if (valid != n) return am_json_scan_fail(&j, "the file is not UTF-8");
-    j.p = text;
+    AM_TRY(am_json_scan_begin(&j, text, n));
     AM_CHECK(am_json_scan_peek(&j) == '{', AM_ERR_MODEL, "%s: not a JSON object", t->path);
     AM_TRY(am_json_scan_expect(&j, '{'));
     for (bool first = true;; first = false) {
@@ -430,12 +482,9 @@ static am_status load_all(am_tokenizer *t, const char *text, size_t n)
         AM_TRY(am_json_scan_expect(&j, ':'));
         AM_TRY(load_member(t, &j, key, len, &f));
     }
-    if (am_json_scan_peek(&j) != '\0' || j.p < j.end) {
-        st = am_json_scan_fail(&j, "text behind the end of the object");
-        goto done;
-    }
+    AM_TRY(am_json_scan_finish(&j));
     AM_CHECK(f.model, AM_ERR_MODEL, "%s: no \"model\"", t->path);
-    AM_TRY(finish_load(t, &f));
+    AM_TRY(finish_load(t, &j, &f));
 done:
     am_json_scan_release(&j);
     return st;
@@ -531,31 +580,6 @@ static bool is_tokenizer_json(const char *path, const char *text, size_t n)
     return (len > 5 && strcmp(name + len - 5, ".json") == 0) || (i < n && text[i] == '{');
 }
 
-/* The whole file, followed by a NUL.  Exactly its size: a growing buffer would be half as large again. */
-static am_status read_file(const char *path, char **out, size_t *n)
-{
-    am_status st = AM_OK;
-    struct stat info;
-    char *data = NULL;
-    FILE *f = NULL;
-    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > MAX_FILE) return am_file_read(path, MAX_FILE, out, n);
-    f = fopen(path, "rbe");
-    AM_CHECK(f != NULL, AM_ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    setvbuf(f, NULL, _IONBF, 0);
-    data = malloc((size_t)info.st_size + 1);
-    AM_CHECK(data != NULL, AM_ERR_MEMORY, "the host refused %zu bytes of memory", (size_t)info.st_size + 1);
-    am_tok_touch(data, (size_t)info.st_size + 1);
-    *n = fread(data, 1, (size_t)info.st_size, f);
-    AM_CHECK(ferror(f) == 0, AM_ERR_IO, "cannot read %s", path);
-    data[*n] = '\0';
-    *out = data;
-    data = NULL;
-done:
-    if (f != NULL) (void)fclose(f);
-    am_free(&data);
-    return st;
-}
-
 am_status am_tokenizer_open(const char *path, am_tokenizer **out)
 {
     am_status st = AM_OK;
@@ -565,8 +589,8 @@ am_status am_tokenizer_open(const char *path, am_tokenizer **out)
     *out = NULL;
     AM_TRY(am_calloc(1, sizeof *t, &t));
     AM_TRY(locate(path, &t->path, &dir));
-    AM_TRY(read_file(t->path, &text, &n));
-    AM_TRY(am_sha256_hex(text, n, t->sha256));
+    AM_TRY(am_tok_read_file(t->path, MAX_FILE, &text, &n, &t->state));
+    if (t->state.inode == 0) AM_TRY(am_sha256_hex(text, n, t->sha256));
     AM_TRY(am_tok_load_roles(dir, &t->roles));
     AM_TRY(is_tokenizer_json(t->path, text, n) ? load_all(t, text, n) : load_other(t, dir, text, n));
     *out = t;

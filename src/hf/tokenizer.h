@@ -35,7 +35,9 @@ am_status am_tokenizer_open(const char *path, am_tokenizer **out) AM_WARN_UNUSED
 void      am_tokenizer_free(am_tokenizer **t);
 
 const char *am_tokenizer_path(const am_tokenizer *t);   /* of the file that was read */
-const char *am_tokenizer_sha256(const am_tokenizer *t); /* of that file's bytes, 64 hex digits */
+/** Of that file's bytes, 64 hex digits and a NUL.  Opening does not need it, so the file is read again here.
+ *  @return AM_ERR_IO, also where the file has been written since it was opened. */
+am_status   am_tokenizer_sha256(const am_tokenizer *t, char out[65]) AM_WARN_UNUSED;
 /** The largest id + 1, added tokens included.  config.json's vocab_size may be larger (padding) and wins there. */
 int64_t am_tokenizer_vocab_size(const am_tokenizer *t);
 /** How many ids at or above `id` are added tokens: Gemma 3's tokenizer has an image token that its text models have no row for. */

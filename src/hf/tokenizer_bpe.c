@@ -7,7 +7,8 @@
 
 #include <string.h>
 
-enum { SCAN_MAX = 48, CACHE_SLOTS = 1 << 15, CACHE_PIECE_MAX = 96, CACHE_ARENA = 2 << 20, CACHE_IDS = 1 << 18 };
+enum { PLACE_BITS = 6, SCAN_MAX = 1 << PLACE_BITS, NOTHING = INT32_MAX };
+enum { CACHE_SLOTS = 1 << 15, CACHE_PIECE_MAX = 96, CACHE_ARENA = 2 << 20, CACHE_IDS = 1 << 18 };
 
 /* ---- cache: piece → symbols ---- */
 
@@ -162,6 +163,8 @@ done:
 static inline uint64_t pair_find(const am_bpe *b, uint32_t left, uint32_t right)
 {
     uint64_t key = am_pair_key(left, right);
+    size_t bit = am_pair_seen_bit(key);
+    if ((b->pair_seen[bit >> 6] >> (bit & 63) & 1) == 0) return UINT64_MAX;
     for (size_t h = am_pair_home(b, key);; h = (h + 1) & b->pair_mask) {
         if (b->pair[h].key == key) return b->pair[h].val;
         if (b->pair[h].key == 0) return UINT64_MAX;
@@ -175,39 +178,66 @@ static void fetch_pair(const am_bpe *b, uint32_t left, uint32_t right)
     __builtin_prefetch(&b->pair[am_pair_home(b, am_pair_key(left, right))]);
 }
 
-static void merge_by_scan(const am_bpe *b, am_bpe_work *w)
+/* A short piece: what may be merged stands at its place as rank * 64 + place, so that the least of all is the next to merge. */
+typedef struct scan_row {
+    int32_t  order[SCAN_MAX]; /* of the pair that begins here; NOTHING: none, or swallowed */
+    uint32_t id[SCAN_MAX], merged[SCAN_MAX], end[SCAN_MAX];
+    uint8_t  next[SCAN_MAX], prev[SCAN_MAX + 1];
+} scan_row;
+
+static inline int32_t least(const int32_t *order, size_t n)
 {
-    uint64_t pair[SCAN_MAX + 1]; /* rank << 32 | merged of (i, i + 1) */
-    uint32_t id[SCAN_MAX], end[SCAN_MAX];
-    am_symbol *sym = w->sym;
+    int32_t best = NOTHING;
+    for (size_t i = 0; i < n; i++) best = order[i] < best ? order[i] : best;
+    return best;
+}
+
+static inline void look_up(const am_bpe *b, scan_row *r, size_t i, size_t k)
+{
+    uint64_t v = pair_find(b, r->id[i], r->id[k]);
+    r->order[i] = v == UINT64_MAX ? NOTHING : (int32_t)(v >> 32 << PLACE_BITS | i);
+    r->merged[i] = (uint32_t)v;
+}
+
+static void scan_begin(const am_bpe *b, const am_bpe_work *w, scan_row *r, size_t rows)
+{
+    const am_symbol *sym = w->sym;
     size_t n = w->n;
     for (size_t i = 0; i + 1 < n; i++) fetch_pair(b, sym[i].id, sym[i + 1].id);
     for (size_t i = 0; i < n; i++) {
-        id[i] = sym[i].id;
-        end[i] = sym[i].end;
-        pair[i] = i + 1 < n ? pair_find(b, sym[i].id, sym[i + 1].id) : UINT64_MAX;
+        r->id[i] = sym[i].id;
+        r->end[i] = sym[i].end;
+        r->next[i] = (uint8_t)(i + 1);
+        r->prev[i + 1] = (uint8_t)i;
     }
-    while (n > 1) {
-        size_t best = 0;
-        for (size_t i = 1; i + 1 < n; i++) best = pair[i] >> 32 < pair[best] >> 32 ? i : best;
-        if (pair[best] == UINT64_MAX) break;
-        id[best] = (uint32_t)pair[best];
-        end[best] = end[best + 1];
-        n--;
-        for (size_t i = best + 1; i < n; i++) {
-            id[i] = id[i + 1];
-            end[i] = end[i + 1];
-            pair[i] = pair[i + 1];
-        }
-        if (best > 0) pair[best - 1] = pair_find(b, id[best - 1], id[best]);
-        pair[best] = best + 1 < n ? pair_find(b, id[best], id[best + 1]) : UINT64_MAX;
+    for (size_t i = 0; i + 1 < n; i++) look_up(b, r, i, i + 1);
+    for (size_t i = n - 1; i < rows; i++) r->order[i] = NOTHING;
+}
+
+static void merge_by_scan(const am_bpe *b, am_bpe_work *w)
+{
+    scan_row r;
+    am_symbol *sym = w->sym;
+    size_t n = w->n, rows = (n + 7) / 8 * 8; /* whole vectors */
+    if (n < 2) return;
+    scan_begin(b, w, &r, rows);
+    for (int32_t best; (best = least(r.order, rows)) != NOTHING;) {
+        size_t i = (size_t)best % SCAN_MAX, j = r.next[i], k = r.next[j];
+        r.id[i] = r.merged[i];
+        r.end[i] = r.end[j];
+        r.next[i] = (uint8_t)k;
+        r.prev[k] = (uint8_t)i;
+        r.order[i] = r.order[j] = NOTHING;
+        if (i > 0 && k < n) fetch_pair(b, r.id[r.prev[i]], r.id[i]); /* both on their way at once */
+        if (k < n) look_up(b, &r, i, k);
+        if (i > 0) look_up(b, &r, r.prev[i], i);
     }
-    uint32_t start = w->n > 0 ? sym[0].start : 0;
-    for (size_t i = 0; i < n; i++) {
-        sym[i] = (am_symbol){.id = id[i], .start = start, .end = end[i]};
-        start = end[i];
+    uint32_t start = sym[0].start;
+    w->n = 0;
+    for (size_t i = 0; i < n; i = r.next[i]) {
+        sym[w->n++] = (am_symbol){.id = r.id[i], .start = start, .end = r.end[i]};
+        start = r.end[i];
     }
-    w->n = n;
 }
 
 static bool merge_before(const am_merge *a, const am_merge *b)
@@ -291,7 +321,7 @@ am_status am_bpe_encode(const am_bpe *b, am_bpe_work *w, const char *s, size_t n
     w->n = 0;
     if (id != AM_NO_ID) return am_bpe_push_symbol(w, id, 0, n);
     AM_TRY(make_symbols(b, w, s, n));
-    if (w->n <= SCAN_MAX)
+    if (w->n <= SCAN_MAX && b->max_rank < (NOTHING >> PLACE_BITS))
         merge_by_scan(b, w);
     else
         AM_TRY(merge_by_heap(b, w));

@@ -10,6 +10,7 @@
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "hf/tokenizer.h"
+#include "hf/tokenizer_scan.h"
 
 #include <jansson.h>
 #include <pcre2.h>
@@ -39,6 +40,8 @@ typedef struct am_spans {
 
 /** Large memory that is about to be written all over: have its pages now, together, not one fault at a time. */
 void      am_tok_touch(void *p, size_t n);
+/** n bytes for a table that is read all over: in large pages where the system has them.  am_free.  @param zeroed as by calloc. */
+am_status am_tok_table_alloc(size_t n, bool zeroed, void *ptr_ptr) AM_WARN_UNUSED;
 am_status am_tok_text_push(am_tok_text *t, const char *s, size_t n, uint32_t from, uint32_t to) AM_WARN_UNUSED;
 /** Bytes [i, end) of the view, whole characters, with their origins. */
 am_status am_tok_text_copy(am_tok_text *t, const am_view *v, size_t i, size_t end) AM_WARN_UNUSED;
@@ -184,41 +187,20 @@ typedef struct am_dec {
     bool         cleanup;     /* WordPiece */
 } am_dec;
 
-/* ---- reading JSON as a stream: the large parts of a file never become a tree -------------------------------------- */
-
-typedef struct am_json_scan {
-    const char *s, *p, *end; /* valid UTF-8 */
-    const char *path;
-    am_str      text[2];     /* strings with escapes, in turn: the last two strings read stay valid */
-    int         turn;
-} am_json_scan;
-
-/** Behind white space: the next byte, '\0' at the end. */
-char      am_json_scan_peek(am_json_scan *j);
-am_status am_json_scan_expect(am_json_scan *j, char c) AM_WARN_UNUSED;
-/** The string at the scanner; *out is valid until the string after the next is read.  May hold NUL bytes. */
-am_status am_json_scan_string(am_json_scan *j, const char **out, size_t *n) AM_WARN_UNUSED;
-am_status am_json_scan_integer(am_json_scan *j, int64_t *out) AM_WARN_UNUSED;
-am_status am_json_scan_number(am_json_scan *j, double *out) AM_WARN_UNUSED;
-/** Step over one value.  @param[out] from, n  its text; may be NULL. */
-am_status am_json_scan_skip(am_json_scan *j, const char **from, size_t *n) AM_WARN_UNUSED;
-/** Between the members of an object or array that `open` began: true when another one follows (the scanner stands at it). */
-am_status am_json_scan_next(am_json_scan *j, char close, bool first, bool *more) AM_WARN_UNUSED;
-/** AM_ERR_MODEL with path:line:column of the scanner. */
-am_status am_json_scan_fail(const am_json_scan *j, const char *what) AM_WARN_UNUSED;
-void      am_json_scan_release(am_json_scan *j);
-
 /* ---- BPE ------------------------------------------------------------------------------------------------------------ */
 
 #define AM_NO_ID UINT32_MAX
 
 typedef struct am_map_slot {
-    uint32_t hash, entry; /* index of an entry + 1; 0 empty */
+    uint64_t tag;   /* am_name_tag of the key: up to 7 bytes are their own tag */
+    uint32_t entry; /* index of an entry + 1; 0 empty */
+    uint32_t id;
 } am_map_slot;
 
 typedef struct am_bytes_map { /* bytes → id; open addressing; keys lie in the arena of am_bpe */
     am_map_slot *slot;
     size_t       mask;
+    int          shift; /* 64 − log2 of the number of slots */
     struct am_bytes_entry {
         uint32_t off, len, id;
     }     *entry;
@@ -231,17 +213,24 @@ typedef struct am_pair {
 } am_pair;
 
 enum { AM_QUICK_SLOTS = 1 << 15, AM_QUICK_BYTES = 15 };
-enum { AM_CROSSING_BITS = 18, AM_MERGE_BATCH = 64 };
+enum { AM_SEEN_BITS = 21, AM_CROSSING_BITS = 18, AM_MERGE_BATCH = 64 };
 
 typedef struct am_bpe {
     char        *arena;
     size_t       arena_len, arena_cap;
     am_bytes_map names;  /* tokens as spelled in the file */
-    am_bytes_map pieces; /* byte mode with ignore_merges: tokens as raw bytes (those made of the byte alphabet alone) */
+    am_bytes_map pieces; /* tokens as raw bytes (those made of the byte alphabet alone): where am_bpe_index_pieces was called */
+    struct am_byte_name {
+        char    s[4];
+        uint8_t n;
+    }            byte_name[256]; /* the alphabet, spelled */
+    size_t       longest_name;   /* bytes; 0: pieces are not looked up by their spelling */
     bool         byte_mode;
     am_pair     *pair; /* open addressing */
     size_t       pair_mask, num_pairs;
     int          pair_shift;
+    uint32_t     max_rank;
+    uint64_t     pair_seen[1 << (AM_SEEN_BITS - 6)]; /* by am_pair_seen_bit: most pairs that are asked for do not exist */
     uint64_t     crossing[1 << (AM_CROSSING_BITS - 6)]; /* pairs of characters that some merge joins, by am_crossing_bit */
     uint32_t     byte_id[256];     /* byte mode: the byte's token; char mode: ASCII characters' */
     uint32_t     fallback_id[256]; /* "<0xHH>" */
@@ -285,12 +274,13 @@ typedef struct am_bpe_work { /* per scratch */
 /* Merges on their way into the tables, whose lookups are made together so that memory is fetched ahead. */
 typedef struct am_merge_batch {
     struct am_merge_text {
-        uint32_t off, na, nb; /* left and right, one behind the other */
-        uint32_t hash[3];     /* of left, right, both */
+        const char *left, *right; /* 8 bytes behind their ends can be read */
+        uint32_t    na, nb;
+        uint64_t    tag[2];
     }      at[AM_MERGE_BATCH];
     size_t n, first; /* rank of at[0] */
-    char  *text;
-    size_t len, cap;
+    size_t guess;    /* entry of the last merge's result: merges stand in the order of what they make */
+    am_str joined;
 } am_merge_batch;
 
 static inline uint64_t am_pair_key(uint32_t left, uint32_t right) { return ((uint64_t)left << 32 | right) + 1; }
@@ -298,12 +288,16 @@ static inline size_t   am_pair_home(const am_bpe *b, uint64_t key)
 {
     return (size_t)((key ^ key >> 29) * UINT64_C(0x9e3779b97f4a7c15) >> b->pair_shift);
 }
+static inline size_t am_pair_seen_bit(uint64_t key)
+{
+    return (size_t)((key ^ key >> 29) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - AM_SEEN_BITS));
+}
 static inline uint32_t am_crossing_bit(int32_t last, int32_t first)
 {
     return ((uint32_t)last * 0x9e3779b1u ^ (uint32_t)first * 0x85ebca6bu) >> (32 - AM_CROSSING_BITS);
 }
 /** n bytes at s, hashed; reads nothing beyond them. */
-static inline uint32_t am_tok_hash(const char *s, size_t n)
+static inline uint64_t am_tok_hash64(const char *s, size_t n)
 {
     uint64_t a = 0, b = 0, h = n * UINT64_C(0x9fb21c651e98df25);
     for (; n > 16; s += 16, n -= 16) {
@@ -326,8 +320,59 @@ static inline uint32_t am_tok_hash(const char *s, size_t n)
         b = 0;
     }
     h = (h ^ a) * UINT64_C(0x9e3779b97f4a7c15);
-    h = (h ^ h >> 32 ^ b) * UINT64_C(0xc2b2ae3d27d4eb4f);
+    return (h ^ h >> 32 ^ b) * UINT64_C(0xc2b2ae3d27d4eb4f);
+}
+static inline uint32_t am_tok_hash(const char *s, size_t n)
+{
+    uint64_t h = am_tok_hash64(s, n);
     return (uint32_t)(h >> 32) ^ (uint32_t)h;
+}
+
+enum { AM_TAG_BYTES = 7 };
+/** Up to 7 bytes with their number in the topmost byte, which no other name shares; else a hash whose topmost bit is set. */
+static inline uint64_t am_name_tag(const char *s, size_t n)
+{
+    uint64_t tag = 0;
+    if (n > AM_TAG_BYTES) return am_tok_hash64(s, n) | UINT64_C(1) << 63;
+    for (size_t i = 0; i < n; i++) tag |= (uint64_t)(unsigned char)s[i] << 8 * i;
+    return tag | (uint64_t)n << 56;
+}
+/** The same where 8 bytes behind the name can be read. */
+static inline uint64_t am_name_tag_padded(const char *s, size_t n)
+{
+    uint64_t tag;
+    if (n > AM_TAG_BYTES) return am_tok_hash64(s, n) | UINT64_C(1) << 63;
+    memcpy(&tag, s, 8);
+    return (tag & ((UINT64_C(1) << 8 * n) - 1)) | (uint64_t)n << 56;
+}
+static inline size_t am_map_home(const am_bytes_map *m, uint64_t tag)
+{
+    return (size_t)((tag ^ tag >> 29) * UINT64_C(0x9e3779b97f4a7c15) >> m->shift);
+}
+/** n bytes at x and y are the same; 8 bytes behind both can be read. */
+static inline bool am_same_padded(const char *x, const char *y, size_t n)
+{
+    uint64_t a, b;
+    for (;; x += 8, y += 8, n -= 8) {
+        memcpy(&a, x, 8);
+        memcpy(&b, y, 8);
+        if (n < 8) break;
+        if (a != b) return false;
+    }
+    return ((a ^ b) & ((UINT64_C(1) << 8 * n) - 1)) == 0;
+}
+/** The entry of a name by its tag: NULL for none.  The map must not be empty; 8 bytes behind s can be read where `padded`. */
+static inline const am_map_slot *am_map_slot_of(const am_bytes_map *m, const char *arena, const char *s, size_t n, uint64_t tag,
+                                                bool padded)
+{
+    for (size_t h = am_map_home(m, tag);; h = (h + 1) & m->mask) {
+        const am_map_slot *slot = &m->slot[h];
+        if (slot->entry == 0) return NULL;
+        if (slot->tag != tag) continue;
+        if (n <= AM_TAG_BYTES) return slot;
+        const struct am_bytes_entry *e = &m->entry[slot->entry - 1];
+        if (e->len == n && (padded ? am_same_padded(arena + e->off, s, n) : memcmp(arena + e->off, s, n) == 0)) return slot;
+    }
 }
 
 am_status am_bpe_put_token(am_bpe *b, const char *name, size_t n, uint32_t id) AM_WARN_UNUSED;
@@ -335,10 +380,10 @@ am_status am_bpe_put_token(am_bpe *b, const char *name, size_t n, uint32_t id) A
 am_status am_bpe_append_token(am_bpe *b, const char *name, size_t n, uint32_t id) AM_WARN_UNUSED;
 am_status am_bpe_index_tokens(am_bpe *b) AM_WARN_UNUSED;
 am_status am_bpe_put_merge(am_bpe *b, uint32_t left, uint32_t right, uint32_t rank, uint32_t merged) AM_WARN_UNUSED;
-/** One merge by its halves' spellings; the batch goes into the tables when it is full, and with am_bpe_batch_flush. */
+/** One merge by its halves' spellings, which stay where they are (and 8 bytes behind them readable) until the batch goes into
+ *  the tables: when it is full, and with am_bpe_batch_flush. */
 am_status am_bpe_batch_add(am_bpe *b, am_merge_batch *m, const char *left, size_t na, const char *right, size_t nb,
                            const char *path) AM_WARN_UNUSED;
-am_status am_bpe_expect_merges(am_bpe *b, size_t n) AM_WARN_UNUSED; /* room for them */
 am_status am_bpe_batch_flush(am_bpe *b, am_merge_batch *m, const char *path) AM_WARN_UNUSED;
 /** A merge joins the last character of left and the first of right. */
 void      am_bpe_mark_crossing(am_bpe *b, const char *left, size_t na, const char *right);
@@ -346,6 +391,10 @@ void      am_bpe_mark_crossing(am_bpe *b, const char *left, size_t na, const cha
 void      am_bpe_mark_all(am_bpe *b);
 /** After the last token and merge: the tables that follow from them. */
 am_status am_bpe_finish(am_bpe *b, const char *path) AM_WARN_UNUSED;
+am_status am_bpe_pairs_reserve(am_bpe *b, size_t n) AM_WARN_UNUSED;
+void      am_bpe_pair_put(am_bpe *b, uint64_t key, uint64_t val);
+/** Byte mode: every token made of the alphabet is entered a second time, as raw bytes. */
+am_status am_bpe_index_pieces(am_bpe *b) AM_WARN_UNUSED;
 void      am_bpe_release(am_bpe *b);
 uint32_t  am_bpe_name_id(const am_bpe *b, const char *s, size_t n); /* AM_NO_ID: none */
 uint32_t  am_bpe_piece_id(const am_bpe *b, const char *s, size_t n); /* of a whole piece; byte mode: raw bytes */
@@ -433,7 +482,11 @@ am_status am_tok_added_find(const am_tokenizer *t, const am_trie *trie, const ch
 
 struct am_tokenizer {
     char    *path;
-    char     sha256[65];
+    struct am_file_state {
+        uint64_t device, inode, size;
+        int64_t  seconds, nanoseconds; /* of the last change */
+    }        state; /* of the file, as it was read */
+    char     sha256[65]; /* of what can be read only once; "": of the file, when somebody asks */
     am_norm *norm;
     size_t   num_norm, norm_cap;
     am_pre  *pre;
@@ -511,6 +564,8 @@ am_tok_text *am_tok_scratch_other(am_tok_scratch *s, const am_view *v);
 const char *am_tok_type(json_t *j); /* j["type"], or "" */
 am_status   am_tok_get_bool(const am_tokenizer *t, json_t *j, const char *key, bool def, bool *out) AM_WARN_UNUSED;
 am_status   am_tok_get_string(const am_tokenizer *t, json_t *j, const char *key, const char **out, size_t *n) AM_WARN_UNUSED;
+/** A whole file, AM_SCAN_SLACK zeros behind it; am_free.  @param[out] state  inode 0: no regular file; may be NULL. */
+am_status am_tok_read_file(const char *path, size_t max_bytes, char **out, size_t *n, struct am_file_state *state) AM_WARN_UNUSED;
 /** An object of role → token from tokenizer_config.json and special_tokens_map.json of a folder. */
 am_status   am_tok_load_roles(const char *dir, json_t **out) AM_WARN_UNUSED;
 /** {"String": s} or {"Regex": s} under `key`. */

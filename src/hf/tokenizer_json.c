@@ -7,8 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MAX_DEPTH = 256 };
-
 am_status am_json_scan_fail(const am_json_scan *j, const char *what)
 {
     size_t line = 1, column = 1;
@@ -19,12 +17,21 @@ am_status am_json_scan_fail(const am_json_scan *j, const char *what)
     return am_fail(AM_ERR_MODEL, "%s:%zu:%zu: %s", j->path, line, column, what);
 }
 
-char am_json_scan_peek(am_json_scan *j)
+am_status am_json_scan_begin(am_json_scan *j, const char *text, size_t n)
 {
-    const char *p = j->p;
-    while (p < j->end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) p++;
-    j->p = p;
-    return p < j->end ? *p : '\0';
+    size_t valid = am_tok_utf8_valid_prefix(text, n);
+    j->s = text;
+    j->end = text + n;
+    j->p = text + valid;
+    if (valid != n) return am_json_scan_fail(j, "the file is not UTF-8");
+    j->p = text;
+    return AM_OK;
+}
+
+am_status am_json_scan_finish(am_json_scan *j)
+{
+    am_json_scan_peek(j);
+    return j->p < j->end ? am_json_scan_fail(j, "text behind the end of the value") : AM_OK;
 }
 
 am_status am_json_scan_expect(am_json_scan *j, char c)
@@ -89,8 +96,7 @@ static am_status string_with_escapes(am_json_scan *j, const char **out, size_t *
     text->len = 0;
     AM_TRY(am_str_append(text, "", 0));
     for (;;) {
-        const char *p = j->p;
-        while (p < j->end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20) p++;
+        const char *p = am_scan_plain(j->p);
         AM_TRY(am_str_append(text, j->p, (size_t)(p - j->p)));
         j->p = p;
         if (p >= j->end || (unsigned char)*p < 0x20) return am_json_scan_fail(j, "a string that does not end");
@@ -107,6 +113,7 @@ static am_status string_with_escapes(am_json_scan *j, const char **out, size_t *
             return am_json_scan_fail(j, "an unknown escape in a string");
         }
     }
+    AM_TRY(am_grow(&text->s, &text->cap, text->len + 17, 1)); /* as readable behind as the file */
     *out = text->s;
     *n = text->len;
 done:
@@ -115,17 +122,36 @@ done:
 
 am_status am_json_scan_string(am_json_scan *j, const char **out, size_t *n)
 {
-    if (am_json_scan_peek(j) != '"') return am_json_scan_fail(j, "a string expected");
-    const char *p = ++j->p;
-    while (p < j->end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20) p++;
-    if (p >= j->end || *p != '"') return string_with_escapes(j, out, n);
-    *out = j->p;
-    *n = (size_t)(p - j->p);
-    j->p = p + 1;
-    return AM_OK;
+    if (am_json_scan_simple(j, out, n)) return AM_OK;
+    if (*j->p != '"') return am_json_scan_fail(j, "a string expected");
+    j->p++;
+    return string_with_escapes(j, out, n);
 }
 
 /* ---- numbers ---- */
+
+static const char *skip_digits(const char *p)
+{
+    while (*p >= '0' && *p <= '9') p++;
+    return p;
+}
+
+/* RFC 8259, section 6; NULL: no number.  The NUL behind the text ends every run. */
+static const char *number_end(const char *p)
+{
+    const char *from = p += *p == '-';
+    p = skip_digits(p);
+    if (p == from || (*from == '0' && p > from + 1)) return NULL;
+    if (*p == '.') {
+        from = ++p;
+        if ((p = skip_digits(p)) == from) return NULL;
+    }
+    if (*p == 'e' || *p == 'E') {
+        from = p += 1 + (p[1] == '-' || p[1] == '+');
+        if ((p = skip_digits(p)) == from) return NULL;
+    }
+    return p;
+}
 
 am_status am_json_scan_integer(am_json_scan *j, int64_t *out)
 {
@@ -133,7 +159,7 @@ am_status am_json_scan_integer(am_json_scan *j, int64_t *out)
     bool negative = am_json_scan_peek(j) == '-';
     const char *p = j->p + negative, *start = p;
     while (p < j->end && *p >= '0' && *p <= '9' && p - start < 18) v = v * 10 + (*p++ - '0');
-    if (p == start || (p < j->end && (*p == '.' || *p == 'e' || *p == 'E' || (*p >= '0' && *p <= '9'))))
+    if (p == start || (*start == '0' && p > start + 1) || (p < j->end && (*p == '.' || *p == 'e' || *p == 'E' || (*p >= '0' && *p <= '9'))))
         return am_json_scan_fail(j, "an integer expected");
     *out = negative ? -v : v;
     j->p = p;
@@ -163,15 +189,15 @@ static bool add_digit(uint64_t *digits, char c)
 am_status am_json_scan_number(am_json_scan *j, double *out)
 {
     uint64_t digits = 0;
-    int exponent = 0, e = 0, seen = 0;
+    int exponent = 0, e = 0;
     bool negative = am_json_scan_peek(j) == '-', room = true, minus = false;
     const char *p = j->p + negative, *end = j->end;
-    for (; p < end && isdigit((unsigned char)*p); p++, seen++)
+    if (number_end(j->p) == NULL) return am_json_scan_fail(j, "a number expected");
+    for (; p < end && isdigit((unsigned char)*p); p++)
         if (!(room = room && add_digit(&digits, *p))) exponent++;
     if (p < end && *p == '.')
-        for (p++; p < end && isdigit((unsigned char)*p); p++, seen++)
+        for (p++; p < end && isdigit((unsigned char)*p); p++)
             if ((room = room && add_digit(&digits, *p))) exponent--;
-    if (seen == 0) return am_json_scan_fail(j, "a number expected");
     if (p < end && (*p == 'e' || *p == 'E')) {
         p++;
         minus = p < end && *p == '-';
@@ -187,40 +213,89 @@ am_status am_json_scan_number(am_json_scan *j, double *out)
 
 /* ---- any value ---- */
 
-static am_status skip_word(am_json_scan *j)
+static bool word_ends(const am_json_scan *j, const char *p)
 {
-    const char *start = j->p;
-    while (j->p < j->end && strchr(" \n\r\t,]}:\"[{", *j->p) == NULL) j->p++;
-    return j->p > start ? AM_OK : am_json_scan_fail(j, "a value expected");
+    return p >= j->end || (*p != '\0' && strchr(" \n\r\t,]}", *p) != NULL);
 }
 
-/* What is skipped is parsed later or not looked at: brackets and strings are enough. */
+/* A number, or one of the words of JSON and of Python's writer. */
+static am_status skip_word(am_json_scan *j)
+{
+    static const char *const words[] = {"true", "false", "null", "NaN", "Infinity", "-Infinity"};
+    const char *end = NULL;
+    for (size_t i = 0; i < sizeof words / sizeof *words && end == NULL; i++)
+        if (strncmp(j->p, words[i], strlen(words[i])) == 0) end = j->p + strlen(words[i]);
+    if (end == NULL) end = number_end(j->p);
+    if (end == NULL || !word_ends(j, end)) return am_json_scan_fail(j, "a value expected");
+    j->p = end;
+    return AM_OK;
+}
+
+/* A member's name and its colon, in an object. */
+static am_status skip_name(am_json_scan *j)
+{
+    const char *s;
+    size_t n;
+    am_status st = am_json_scan_string(j, &s, &n);
+    return st != AM_OK ? st : am_json_scan_expect(j, ':');
+}
+
+/* One value that is not opened, or the opening bracket of one. */
+static am_status skip_start(am_json_scan *j, char *bracket)
+{
+    const char *s;
+    size_t n;
+    char c = am_json_scan_peek(j);
+    *bracket = '\0';
+    if (c == '"') return am_json_scan_string(j, &s, &n);
+    if (c != '{' && c != '[') return skip_word(j);
+    *bracket = c;
+    j->p++;
+    return AM_OK;
+}
+
 am_status am_json_scan_skip(am_json_scan *j, const char **from, size_t *n)
 {
     am_status st = AM_OK;
-    int depth = 0;
-    const char *s;
-    size_t len;
+    char close[AM_SCAN_DEPTH], bracket;
+    int depth = 0, limit = j->max_depth > 0 && j->max_depth < AM_SCAN_DEPTH ? j->max_depth : AM_SCAN_DEPTH;
+    bool first = false, more = true;
     am_json_scan_peek(j);
     const char *start = j->p;
     do {
-        char c = am_json_scan_peek(j);
-        if (c == '"') {
-            AM_TRY(am_json_scan_string(j, &s, &len));
-        } else if (c == '{' || c == '[') {
-            if (++depth > MAX_DEPTH) return am_json_scan_fail(j, "brackets nested too deeply");
-            j->p++;
-        } else if (c == '}' || c == ']') {
-            if (--depth < 0) return am_json_scan_fail(j, "a value expected");
-            j->p++;
-        } else if (depth > 0 && (c == ',' || c == ':')) {
-            j->p++;
-        } else {
-            AM_TRY(skip_word(j));
+        if (depth > 0) AM_TRY(am_json_scan_next(j, close[depth - 1], first, &more));
+        first = false;
+        if (!more) {
+            depth--;
+            more = true;
+            continue;
         }
+        if (depth > 0 && close[depth - 1] == '}') AM_TRY(skip_name(j));
+        AM_TRY(skip_start(j, &bracket));
+        if (bracket == '\0') continue;
+        if (depth == limit) return am_json_scan_fail(j, "brackets nested too deeply");
+        close[depth++] = bracket == '{' ? '}' : ']';
+        first = true;
     } while (depth > 0);
     if (from != NULL) *from = start;
     if (n != NULL) *n = (size_t)(j->p - start);
+done:
+    return st;
+}
+
+am_status am_json_scan_flag(am_json_scan *j, bool *out)
+{
+    am_status st = AM_OK;
+    const char *v, *start;
+    size_t n;
+    am_json_scan_peek(j);
+    start = j->p;
+    AM_TRY(am_json_scan_skip(j, &v, &n));
+    if (n == 4 && memcmp(v, "null", 4) == 0) return AM_OK;
+    bool yes = n == 4 && memcmp(v, "true", 4) == 0, no = n == 5 && memcmp(v, "false", 5) == 0;
+    j->p = yes || no ? j->p : start;
+    if (!yes && !no) return am_json_scan_fail(j, "true or false expected");
+    *out = yes;
 done:
     return st;
 }

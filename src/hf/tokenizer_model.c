@@ -17,6 +17,28 @@ typedef struct model_keys {
 
 /* ---- vocab ---- */
 
+/* The digits of an id, where that is all there is to it; −1: anything else. */
+static int64_t plain_id(am_json_scan *j)
+{
+    const char *p = j->p;
+    int64_t id = 0;
+    if (am_json_scan_peek(j) < '0' || *j->p > '9') return -1;
+    for (p = j->p; *p >= '0' && *p <= '9' && p < j->p + 10; p++) id = id * 10 + (*p - '0');
+    if (id >= INT32_MAX || (*p != ',' && *p != '}' && *p != '\n' && *p != '\r' && *p != ' ')) return -1;
+    j->p = p;
+    return id;
+}
+
+static am_status read_id(am_json_scan *j, const char *name, size_t n, int64_t *id)
+{
+    am_status st = AM_OK;
+    *id = plain_id(j);
+    if (*id < 0 && (am_json_scan_integer(j, id) != AM_OK || *id < 0 || *id >= INT32_MAX))
+        AM_FAIL(AM_ERR_MODEL, "%s: model.vocab gives \"%.*s\" an id that is no number from 0 up", j->path, (int)n, name);
+done:
+    return st;
+}
+
 static am_status read_names(model_keys *k)
 {
     am_status st = AM_OK;
@@ -27,12 +49,11 @@ static am_status read_names(model_keys *k)
     bool more = false;
     AM_TRY(am_json_scan_expect(j, '{'));
     for (bool first = true;; first = false) {
-        AM_TRY(am_json_scan_next(j, '}', first, &more));
+        if (first || !am_json_scan_takes(j, ',')) AM_TRY(am_json_scan_next(j, '}', first, &more));
         if (!more) break;
-        AM_TRY(am_json_scan_string(j, &name, &n));
-        AM_TRY(am_json_scan_expect(j, ':'));
-        if (am_json_scan_integer(j, &id) != AM_OK || id < 0 || id >= INT32_MAX)
-            AM_FAIL(AM_ERR_MODEL, "%s: model.vocab gives \"%.*s\" an id that is no number from 0 up", j->path, (int)n, name);
+        if (!am_json_scan_simple(j, &name, &n)) AM_TRY(am_json_scan_string(j, &name, &n));
+        if (!am_json_scan_takes(j, ':')) AM_TRY(am_json_scan_expect(j, ':'));
+        AM_TRY(read_id(j, name, n, &id));
         AM_TRY(am_bpe_append_token(&k->t->bpe, name, n, (uint32_t)id));
     }
 done:
@@ -66,31 +87,47 @@ done:
 
 /* ---- merges ---- */
 
+typedef struct merge_text {
+    const char *a, *b;
+    size_t na, nb;
+    bool good, kept; /* well formed; both halves lie in the file */
+} merge_text;
+
+static void cut_at_space(const char *s, size_t n, merge_text *m)
+{
+    const char *end = s + n, *space = am_scan_space(s, end);
+    m->good = space != NULL && am_scan_space(space + 1, end) == NULL;
+    m->a = s;
+    m->b = space == NULL ? end : space + 1;
+    m->na = space == NULL ? n : (size_t)(space - s);
+    m->nb = (size_t)(end - m->b);
+}
+
+static am_status read_half(am_json_scan *j, const char **s, size_t *n, merge_text *m)
+{
+    m->kept = m->kept && am_json_scan_simple(j, s, n);
+    return m->kept ? AM_OK : am_json_scan_string(j, s, n);
+}
+
 /* The halves of one merge, in either spelling. */
-static am_status read_merge(am_json_scan *j, const char **a, size_t *na, const char **b, size_t *nb, bool *good)
+static am_status read_merge(am_json_scan *j, merge_text *m)
 {
     am_status st = AM_OK;
-    *good = false;
-    if (am_json_scan_peek(j) == '[') {
-        j->p++;
+    const char *s;
+    size_t n;
+    m->good = false;
+    m->kept = true;
+    if (am_json_scan_takes(j, '[')) {
         if (am_json_scan_peek(j) != '"') return AM_OK;
-        AM_TRY(am_json_scan_string(j, a, na));
-        if (am_json_scan_peek(j) != ',') return AM_OK;
-        j->p++;
-        if (am_json_scan_peek(j) != '"') return AM_OK;
-        AM_TRY(am_json_scan_string(j, b, nb));
-        if (am_json_scan_peek(j) != ']') return AM_OK;
-        j->p++;
-        *good = true;
+        AM_TRY(read_half(j, &m->a, &m->na, m));
+        if (!am_json_scan_takes(j, ',') || am_json_scan_peek(j) != '"') return AM_OK;
+        AM_TRY(read_half(j, &m->b, &m->nb, m));
+        m->good = am_json_scan_takes(j, ']');
         return AM_OK;
     }
     if (am_json_scan_peek(j) != '"') return AM_OK;
-    AM_TRY(am_json_scan_string(j, a, na));
-    const char *space = memchr(*a, ' ', *na), *end = *a + *na;
-    *good = space != NULL && memchr(space + 1, ' ', (size_t)(end - space - 1)) == NULL;
-    *b = space == NULL ? end : space + 1;
-    *nb = (size_t)(end - *b);
-    *na = space == NULL ? *na : (size_t)(space - *a);
+    AM_TRY(read_half(j, &s, &n, m));
+    cut_at_space(s, n, m);
 done:
     return st;
 }
@@ -99,10 +136,23 @@ done:
 static size_t merges_at_most(const am_json_scan *j)
 {
     size_t quotes = 0;
-    const char *p = j->p + 1;
-    for (const char *c = j->p; c < j->end; c++) quotes += *c == '"';
-    while (p < j->end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) p++;
-    return quotes / (p < j->end && *p == '[' ? 4 : 2);
+    for (const char *c = j->p, *stop; c < j->end; c = stop) {
+        unsigned char n = 0; /* narrow, so that 16 bytes are counted at a time */
+        for (stop = j->end - c < 240 ? j->end : c + 240; c < stop; c++) n = (unsigned char)(n + (*c == '"'));
+        quotes += n;
+    }
+    return quotes / (*am_scan_blanks(j->p + 1) == '[' ? 4 : 2);
+}
+
+static am_status add_merge(model_keys *k, am_merge_batch *m, const merge_text *text)
+{
+    am_status st = AM_OK;
+    am_bpe *b = &k->t->bpe;
+    if (!text->kept) AM_TRY(am_bpe_batch_flush(b, m, k->j->path));
+    AM_TRY(am_bpe_batch_add(b, m, text->a, text->na, text->b, text->nb, k->j->path));
+    if (!text->kept) AM_TRY(am_bpe_batch_flush(b, m, k->j->path));
+done:
+    return st;
 }
 
 static am_status read_merges(model_keys *k)
@@ -110,25 +160,25 @@ static am_status read_merges(model_keys *k)
     am_status st = AM_OK;
     am_json_scan *j = k->j;
     am_merge_batch *m = NULL;
-    const char *a = "", *b = "";
-    size_t na = 0, nb = 0, count = 0;
-    bool more = false, good = false;
+    merge_text text = {.a = "", .b = ""};
+    size_t count = 0;
+    bool more = false;
     if (am_json_scan_peek(j) != '[') return am_fail(AM_ERR_MODEL, "%s: model.merges is not an array", j->path);
     AM_TRY(am_calloc(1, sizeof *m, &m));
-    AM_TRY(am_bpe_expect_merges(&k->t->bpe, merges_at_most(j)));
+    AM_TRY(am_bpe_pairs_reserve(&k->t->bpe, merges_at_most(j)));
     AM_TRY(am_json_scan_expect(j, '['));
     for (bool first = true;; first = false, count++) {
-        AM_TRY(am_json_scan_next(j, ']', first, &more));
+        if (first || !am_json_scan_takes(j, ',')) AM_TRY(am_json_scan_next(j, ']', first, &more));
         if (!more) break;
-        AM_TRY(read_merge(j, &a, &na, &b, &nb, &good));
-        AM_CHECK(good, AM_ERR_MODEL, "%s: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", j->path, count);
-        AM_TRY(am_bpe_batch_add(&k->t->bpe, m, a, na, b, nb, j->path));
+        AM_TRY(read_merge(j, &text));
+        AM_CHECK(text.good, AM_ERR_MODEL, "%s: model.merges[%zu] is neither \"a b\" nor [\"a\", \"b\"]", j->path, count);
+        AM_TRY(add_merge(k, m, &text));
     }
     AM_TRY(am_bpe_batch_flush(&k->t->bpe, m, j->path));
     k->read = true;
     k->merges_prefix = k->t->bpe.prefix_len;
 done:
-    if (m != NULL) am_free(&m->text);
+    if (m != NULL) am_str_release(&m->joined);
     am_free(&m);
     return st;
 }

@@ -144,15 +144,16 @@ static am_status normalize_unicode(const am_norm *norm, am_tok_scratch *s, am_vi
     am_status st = AM_OK;
     if (all_inert(v)) return AM_OK;
     am_tok_text *out = am_tok_scratch_other(s, v);
-    for (size_t i = 0; i < v->n;) {
-        size_t end = cluster_end(v, i);
+    size_t kept = 0; /* [kept, i) stays as it is */
+    for (size_t i = 0, end; i < v->n; i = end) {
         int32_t cp;
-        if ((am_tok_utf8_get(v->s + i, &cp) == end - i && is_inert(cp)) || is_normal_already(v, i, end))
-            AM_TRY(am_tok_text_copy(out, v, i, end));
-        else
-            AM_TRY(push_cluster(out, v, i, end, norm->unicode_flags));
-        i = end;
+        end = cluster_end(v, i);
+        if ((am_tok_utf8_get(v->s + i, &cp) == end - i && is_inert(cp)) || is_normal_already(v, i, end)) continue;
+        AM_TRY(am_tok_text_copy(out, v, kept, i));
+        AM_TRY(push_cluster(out, v, i, end, norm->unicode_flags));
+        kept = end;
     }
+    AM_TRY(am_tok_text_copy(out, v, kept, v->n));
     *v = am_tok_view_of(out);
 done:
     return st;

@@ -2,6 +2,7 @@
  * character class questions the other parts ask.  Character classes are Unicode's, by utf8proc. */
 #include "hf/tokenizer_internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <utf8proc.h>
@@ -15,6 +16,24 @@ void am_tok_touch(void *p, size_t n)
     enum { PAGE = 4096, LARGE = 1 << 18 };
     uintptr_t from = ((uintptr_t)p + PAGE - 1) & ~(uintptr_t)(PAGE - 1), to = ((uintptr_t)p + n) & ~(uintptr_t)(PAGE - 1);
     if (p != NULL && n >= LARGE && to > from) (void)madvise((char *)p + (from - (uintptr_t)p), to - from, MADV_POPULATE_WRITE);
+}
+
+am_status am_tok_table_alloc(size_t n, bool zeroed, void *ptr_ptr)
+{
+    enum { LARGE_PAGE = 2 << 20 };
+    void *p = NULL;
+    size_t all;
+    if (n < LARGE_PAGE / 2) {
+        am_status st = am_calloc(n, 1, &p);
+        memcpy(ptr_ptr, &p, sizeof p);
+        return st;
+    }
+    if (am_add_size(n, LARGE_PAGE - 1, &all)) p = aligned_alloc(LARGE_PAGE, all / LARGE_PAGE * LARGE_PAGE);
+    memcpy(ptr_ptr, &p, sizeof p);
+    if (p == NULL) return am_fail(AM_ERR_MEMORY, "the host refused %zu bytes of memory", n);
+    (void)madvise(p, all / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);
+    if (zeroed) memset(p, 0, n);
+    return AM_OK;
 }
 
 am_status am_tok_text_push(am_tok_text *t, const char *s, size_t n, uint32_t from, uint32_t to)
@@ -114,70 +133,6 @@ am_view am_tok_view_sub(const am_view *v, size_t i, size_t j)
 am_view am_tok_view_of(const am_tok_text *t)
 {
     return (am_view){.s = t->s, .n = t->n, .from = t->from, .to = t->to};
-}
-
-size_t am_tok_utf8_get(const char *s, int32_t *cp)
-{
-    const unsigned char *p = (const unsigned char *)s;
-    if (p[0] < 0x80) {
-        *cp = p[0];
-        return 1;
-    }
-    if (p[0] < 0xe0) {
-        *cp = (p[0] & 0x1f) << 6 | (p[1] & 0x3f);
-        return 2;
-    }
-    if (p[0] < 0xf0) {
-        *cp = (p[0] & 0x0f) << 12 | (p[1] & 0x3f) << 6 | (p[2] & 0x3f);
-        return 3;
-    }
-    *cp = (p[0] & 0x07) << 18 | (p[1] & 0x3f) << 12 | (p[2] & 0x3f) << 6 | (p[3] & 0x3f);
-    return 4;
-}
-
-size_t am_tok_utf8_put(int32_t cp, char out[4])
-{
-    return (size_t)utf8proc_encode_char(cp, (utf8proc_uint8_t *)out);
-}
-
-/* Bytes of one valid character at s, 0 if there is none (RFC 3629: no overlong forms, no surrogates). */
-static size_t valid_char(const unsigned char *s, size_t n)
-{
-    unsigned char c = s[0];
-    if (c < 0x80) return 1;
-    if (c < 0xc2 || c > 0xf4) return 0;
-    size_t len = am_tok_utf8_len(c);
-    if (len > n) return 0;
-    unsigned char low = c == 0xe0   ? 0xa0
-                        : c == 0xf0 ? 0x90
-                                    : 0x80,
-                  high = c == 0xed   ? 0x9f
-                         : c == 0xf4 ? 0x8f
-                                     : 0xbf;
-    if (s[1] < low || s[1] > high) return 0;
-    for (size_t i = 2; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    }
-    return len;
-}
-
-size_t am_tok_utf8_valid_prefix(const char *s, size_t n)
-{
-    size_t i = 0;
-    while (i < n) {
-        uint64_t eight;
-        if (i + 8 <= n) {
-            memcpy(&eight, s + i, 8);
-            if ((eight & UINT64_C(0x8080808080808080)) == 0) {
-                i += 8;
-                continue;
-            }
-        }
-        size_t len = valid_char((const unsigned char *)s + i, n - i);
-        if (len == 0) break;
-        i += len;
-    }
-    return i;
 }
 
 bool am_tok_is_white_space(int32_t cp)

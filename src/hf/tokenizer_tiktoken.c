@@ -74,6 +74,7 @@ static am_status finish(am_tokenizer *t, const char *pattern)
     json_t *decoder = json_pack("{s:s}", "type", "ByteLevel");
     AM_CHECK(decoder != NULL, AM_ERR_MEMORY, "the host refused memory");
     AM_TRY(am_bpe_finish(&t->bpe, t->path));
+    AM_TRY(am_bpe_index_pieces(&t->bpe));
     for (int i = 0; i < 256; i++)
         AM_CHECK(t->bpe.byte_id[i] != AM_NO_ID, AM_ERR_MODEL, "%s: the vocabulary lacks byte %d", t->path, i);
     AM_TRY(add_merges(&t->bpe));

@@ -115,7 +115,7 @@ void am_unigram_release(am_unigram *u)
 
 static void reach(const am_unigram *u, am_best *at, double score, uint32_t start, uint32_t id)
 {
-    if (u->float_sums) score = (float)score;
+    if (u->float_sums) score = (double)(float)score;
     if (at->start != UINT32_MAX && score <= at->score) return;
     *at = (am_best){score, start, id};
 }
@@ -123,6 +123,7 @@ static void reach(const am_unigram *u, am_best *at, double score, uint32_t start
 static am_status best_ways(const am_unigram *u, am_best *best, const char *s, size_t n)
 {
     double unknown = u->min_score - unknown_penalty;
+    if (u->float_sums) unknown = (double)(float)unknown;
     for (size_t i = 0; i <= n; i++) best[i] = (am_best){0, UINT32_MAX, AM_NO_ID};
     for (size_t i = 0, len; i < n; i += len) {
         double here = best[i].score;

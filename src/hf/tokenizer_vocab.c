@@ -1,9 +1,11 @@
 /* tokenizer, the vocabulary and the merges as tables: token ↔ id, pairs ↔ merges.  Tables are open-addressing hashes over
- * one arena of bytes, built once and never changed.  Opening a vocabulary of 200,000 entries is a matter of cache misses:
- * lookups for merges are made in batches, whose slots are fetched ahead. */
+ * one arena of bytes, built once and never changed.  Names of up to 7 bytes lie in the table itself; merges are in
+ * tokenizer_merges. */
 #include "hf/tokenizer_internal.h"
 
 #include <string.h>
+
+enum { MAX_SPELLED = 1024 };
 
 /* ---- ByteLevel's alphabet (Radford et al. 2019): printable Latin-1 stands for itself, the rest for U+0100 … ---- */
 
@@ -36,12 +38,12 @@ static am_status map_rehash(am_bytes_map *m, size_t slots)
     am_map_slot *old = m->slot;
     size_t old_n = m->slot == NULL ? 0 : m->mask + 1;
     m->slot = NULL;
-    AM_TRY(am_calloc(slots, sizeof *m->slot, &m->slot));
-    am_tok_touch(m->slot, slots * sizeof *m->slot);
+    AM_TRY(am_tok_table_alloc(slots * sizeof *m->slot, true, &m->slot));
     m->mask = slots - 1;
+    m->shift = 64 - __builtin_ctzll(slots);
     for (size_t i = 0; i < old_n; i++) {
         if (old[i].entry == 0) continue;
-        size_t h = old[i].hash & m->mask;
+        size_t h = am_map_home(m, old[i].tag);
         while (m->slot[h].entry != 0) h = (h + 1) & m->mask;
         m->slot[h] = old[i];
     }
@@ -62,43 +64,34 @@ done:
     return st;
 }
 
-static uint32_t map_find_hashed(const am_bytes_map *m, const char *arena, const char *s, size_t n, uint32_t hash)
-{
-    if (m->slot == NULL) return AM_NO_ID;
-    for (size_t h = hash & m->mask;; h = (h + 1) & m->mask) {
-        if (m->slot[h].entry == 0) return AM_NO_ID;
-        if (m->slot[h].hash != hash) continue;
-        const struct am_bytes_entry *e = &m->entry[m->slot[h].entry - 1];
-        if (e->len == n && memcmp(arena + e->off, s, n) == 0) return e->id;
-    }
-}
-
 static uint32_t map_find(const am_bytes_map *m, const char *arena, const char *s, size_t n)
 {
-    return map_find_hashed(m, arena, s, n, am_tok_hash(s, n));
+    const am_map_slot *slot = m->slot == NULL ? NULL : am_map_slot_of(m, arena, s, n, am_name_tag(s, n), false);
+    return slot == NULL ? AM_NO_ID : slot->id;
 }
 
 /* The key must already lie at arena + off.  A key that occurs twice keeps the later id, as in the library. */
-static am_status map_add_hashed(am_bytes_map *m, const char *arena, size_t off, size_t n, uint32_t id, uint32_t hash)
+static am_status map_add_tagged(am_bytes_map *m, const char *arena, size_t off, size_t n, uint32_t id, uint64_t tag)
 {
     am_status st = AM_OK;
     if (2 * (m->n + 1) > m->mask + 1 || m->n == m->cap) AM_TRY(map_reserve(m, m->n < 256 ? 4 * m->n + 64 : m->n < 65536 ? 131072 : 3 * m->n));
-    size_t h = hash & m->mask;
+    size_t h = am_map_home(m, tag);
     for (; m->slot[h].entry != 0; h = (h + 1) & m->mask) {
+        if (m->slot[h].tag != tag) continue;
         struct am_bytes_entry *e = &m->entry[m->slot[h].entry - 1];
-        if (m->slot[h].hash != hash || e->len != n || memcmp(arena + e->off, arena + off, n) != 0) continue;
-        e->id = id;
+        if (n > AM_TAG_BYTES && (e->len != n || !am_same_padded(arena + e->off, arena + off, n))) continue;
+        e->id = m->slot[h].id = id;
         return AM_OK;
     }
     m->entry[m->n] = (struct am_bytes_entry){(uint32_t)off, (uint32_t)n, id};
-    m->slot[h] = (am_map_slot){hash, (uint32_t)++m->n};
+    m->slot[h] = (am_map_slot){tag, (uint32_t)++m->n, id};
 done:
     return st;
 }
 
 static am_status map_add(am_bytes_map *m, const char *arena, size_t off, size_t n, uint32_t id)
 {
-    return map_add_hashed(m, arena, off, n, id, am_tok_hash(arena + off, n));
+    return map_add_tagged(m, arena, off, n, id, am_name_tag(arena + off, n));
 }
 
 static void map_release(am_bytes_map *m)
@@ -113,9 +106,20 @@ uint32_t am_bpe_name_id(const am_bpe *b, const char *s, size_t n)
     return map_find(&b->names, b->arena, s, n);
 }
 
+/* Without a table of pieces the bytes are spelled in the alphabet; then no name is longer than MAX_SPELLED. */
 uint32_t am_bpe_piece_id(const am_bpe *b, const char *s, size_t n)
 {
-    return map_find(b->byte_mode ? &b->pieces : &b->names, b->arena, s, n);
+    char spelled[MAX_SPELLED];
+    size_t len = 0;
+    if (!b->byte_mode) return map_find(&b->names, b->arena, s, n);
+    if (b->pieces.slot != NULL) return map_find(&b->pieces, b->arena, s, n);
+    if (n > b->longest_name) return AM_NO_ID;
+    for (size_t i = 0; i < n && len + 2 < sizeof spelled; i++) {
+        const struct am_byte_name *c = &b->byte_name[(unsigned char)s[i]];
+        memcpy(spelled + len, c->s, 2);
+        len += c->n;
+    }
+    return len <= b->longest_name ? map_find(&b->names, b->arena, spelled, len) : AM_NO_ID;
 }
 
 /* ---- tokens ---- */
@@ -153,7 +157,7 @@ am_status am_bpe_index_tokens(am_bpe *b)
     am_status st = AM_OK;
     am_bytes_map *m = &b->names;
     size_t n = m->n, slots = 64;
-    uint32_t hash[AHEAD];
+    uint64_t tag[AHEAD];
     AM_CHECK(n < INT32_MAX, AM_ERR_MODEL, "a vocabulary of %zu tokens", n);
     while (slots < 2 * n) slots *= 2;
     AM_TRY(map_rehash(m, slots));
@@ -161,11 +165,11 @@ am_status am_bpe_index_tokens(am_bpe *b)
     for (size_t i = 0; i < n + AHEAD; i++) {
         if (i >= AHEAD) {
             struct am_bytes_entry e = m->entry[i - AHEAD];
-            AM_TRY(map_add_hashed(m, b->arena, e.off, e.len, e.id, hash[i % AHEAD]));
+            AM_TRY(map_add_tagged(m, b->arena, e.off, e.len, e.id, tag[i % AHEAD]));
         }
         if (i >= n) continue;
-        hash[i % AHEAD] = am_tok_hash(b->arena + m->entry[i].off, m->entry[i].len);
-        __builtin_prefetch(&m->slot[hash[i % AHEAD] & m->mask], 1);
+        tag[i % AHEAD] = am_name_tag_padded(b->arena + m->entry[i].off, m->entry[i].len);
+        __builtin_prefetch(&m->slot[am_map_home(m, tag[i % AHEAD])], 1);
     }
 done:
     return st;
@@ -195,11 +199,11 @@ static bool to_raw_bytes(const char *name, size_t n, char *raw, size_t *len)
     return true;
 }
 
-/* Whole pieces are looked up as raw bytes: every token made of the alphabet is entered a second time. */
-static am_status build_pieces(am_bpe *b)
+am_status am_bpe_index_pieces(am_bpe *b)
 {
     am_status st = AM_OK;
     am_str raw = {0};
+    if (b->pieces.slot != NULL) return AM_OK;
     AM_TRY(map_reserve(&b->pieces, b->names.n));
     for (size_t i = 0; i < b->names.n; i++) {
         struct am_bytes_entry e = b->names.entry[i];
@@ -212,151 +216,6 @@ static am_status build_pieces(am_bpe *b)
 done:
     am_str_release(&raw);
     return st;
-}
-
-/* ---- merges ---- */
-
-/* A pair that occurs twice keeps the later rank, as in the library. */
-static void pair_put(am_bpe *b, uint64_t key, uint64_t val)
-{
-    size_t h = am_pair_home(b, key);
-    while (b->pair[h].key != 0 && b->pair[h].key != key) h = (h + 1) & b->pair_mask;
-    b->num_pairs += b->pair[h].key == 0;
-    b->pair[h] = (am_pair){key, val};
-}
-
-static am_status pairs_reserve(am_bpe *b, size_t n)
-{
-    am_status st = AM_OK;
-    am_pair *old = b->pair;
-    size_t slots = 64, old_n = old == NULL ? 0 : b->pair_mask + 1;
-    int bits = 6;
-    while (3 * slots < 4 * n) slots *= 2, bits++;
-    if (slots <= old_n) return AM_OK;
-    b->pair = NULL;
-    AM_TRY(am_calloc(slots, sizeof *b->pair, &b->pair));
-    am_tok_touch(b->pair, slots * sizeof *b->pair);
-    b->pair_mask = slots - 1;
-    b->pair_shift = 64 - bits;
-    b->num_pairs = 0;
-    for (size_t i = 0; i < old_n; i++) {
-        if (old[i].key != 0) pair_put(b, old[i].key, old[i].val);
-    }
-done:
-    am_free(&old);
-    return st;
-}
-
-/* Which characters a merge may join: bits of a hash of (last character of the left, first of the right).  A text may be
- * cut where the bit is not set: no merge ever crosses that place. */
-void am_bpe_mark_crossing(am_bpe *b, const char *left, size_t na, const char *right)
-{
-    int32_t last, first;
-    size_t k = na - 1;
-    while (k > 0 && ((unsigned char)left[k] & 0xc0) == 0x80) k--;
-    am_tok_utf8_get(left + k, &last);
-    am_tok_utf8_get(right, &first);
-    uint32_t bit = am_crossing_bit(last, first);
-    b->crossing[bit >> 6] |= UINT64_C(1) << (bit & 63);
-}
-
-am_status am_bpe_put_merge(am_bpe *b, uint32_t left, uint32_t right, uint32_t rank, uint32_t merged)
-{
-    am_status st = AM_OK;
-    if (4 * (b->num_pairs + 1) > 3 * (b->pair_mask + 1) || b->pair == NULL) AM_TRY(pairs_reserve(b, 2 * b->num_pairs + 64));
-    pair_put(b, am_pair_key(left, right), (uint64_t)rank << 32 | merged);
-done:
-    return st;
-}
-
-am_status am_bpe_expect_merges(am_bpe *b, size_t n) { return pairs_reserve(b, n); }
-
-am_status am_bpe_batch_add(am_bpe *b, am_merge_batch *m, const char *left, size_t na, const char *right, size_t nb,
-                           const char *path)
-{
-    am_status st = AM_OK;
-    struct am_merge_text *t = &m->at[m->n];
-    AM_CHECK(na > 0 && nb > 0, AM_ERR_MODEL, "%s: model.merges[%zu] has an empty half", path, m->first + m->n);
-    AM_TRY(am_grow(&m->text, &m->cap, m->len + na + nb + 16, 1)); /* "leftright", its three strings in one */
-    memcpy(m->text + m->len, left, na);
-    memcpy(m->text + m->len + na, right, nb);
-    *t = (struct am_merge_text){(uint32_t)m->len, (uint32_t)na, (uint32_t)nb, {0}};
-    m->len += na + nb;
-    m->n++;
-    if (m->n == AM_MERGE_BATCH) AM_TRY(am_bpe_batch_flush(b, m, path));
-done:
-    return st;
-}
-
-static const am_map_slot *slot_of(const am_bpe *b, uint32_t hash)
-{
-    return &b->names.slot[hash & b->names.mask];
-}
-
-/* Hashes first, then what the first slots point to: by the time a string is compared, its memory is near. */
-static void fetch_ahead(const am_bpe *b, am_merge_batch *m)
-{
-    for (size_t i = 0; i < m->n; i++) {
-        struct am_merge_text *t = &m->at[i];
-        const char *s = m->text + t->off;
-        t->hash[0] = am_tok_hash(s, t->na);
-        t->hash[1] = am_tok_hash(s + t->na, t->nb);
-        t->hash[2] = am_tok_hash(s, t->na + t->nb);
-        for (int k = 0; k < 3; k++) __builtin_prefetch(slot_of(b, t->hash[k]));
-    }
-    for (size_t i = 0; i < m->n; i++)
-        for (int k = 0; k < 3; k++) {
-            const am_map_slot *s = slot_of(b, m->at[i].hash[k]);
-            if (s->entry != 0) __builtin_prefetch(&b->names.entry[s->entry - 1]);
-        }
-    for (size_t i = 0; i < m->n; i++)
-        for (int k = 0; k < 3; k++) {
-            const am_map_slot *s = slot_of(b, m->at[i].hash[k]);
-            if (s->entry != 0) __builtin_prefetch(b->arena + b->names.entry[s->entry - 1].off);
-        }
-}
-
-am_status am_bpe_batch_flush(am_bpe *b, am_merge_batch *m, const char *path)
-{
-    am_status st = AM_OK;
-    uint64_t key[AM_MERGE_BATCH];
-    uint32_t merged[AM_MERGE_BATCH];
-    if (m->n == 0) return AM_OK;
-    AM_CHECK(m->first + m->n < INT32_MAX, AM_ERR_MODEL, "%s: too many merges", path);
-    if (b->names.slot != NULL) fetch_ahead(b, m);
-    AM_TRY(pairs_reserve(b, b->num_pairs + m->n <= 3 * (b->pair_mask + 1) / 4 ? 0 : 2 * (b->num_pairs + m->n)));
-    for (size_t i = 0; i < m->n; i++) {
-        const struct am_merge_text *t = &m->at[i];
-        const char *s = m->text + t->off;
-        uint32_t left = map_find_hashed(&b->names, b->arena, s, t->na, t->hash[0]);
-        uint32_t right = map_find_hashed(&b->names, b->arena, s + t->na, t->nb, t->hash[1]);
-        size_t skip = t->nb > b->prefix_len ? b->prefix_len : 0; /* the library cuts it off unseen */
-        if (skip == 0) {
-            merged[i] = map_find_hashed(&b->names, b->arena, s, t->na + t->nb, t->hash[2]);
-        } else { /* "a" + "##b" make "ab" */
-            char joined[512];
-            AM_CHECK(t->na + t->nb < sizeof joined, AM_ERR_MODEL, "%s: model.merges[%zu] is too long", path, m->first + i);
-            memcpy(joined, s, t->na);
-            memcpy(joined + t->na, s + t->na + skip, t->nb - skip);
-            merged[i] = am_bpe_name_id(b, joined, t->na + t->nb - skip);
-        }
-        AM_CHECK(left != AM_NO_ID && right != AM_NO_ID && merged[i] != AM_NO_ID, AM_ERR_MODEL,
-                 "%s: model.merges[%zu] (\"%.*s\" + \"%.*s\") names a token that model.vocab does not have", path,
-                 m->first + i, (int)t->na, s, (int)t->nb, s + t->na);
-        key[i] = am_pair_key(left, right);
-        __builtin_prefetch(&b->pair[am_pair_home(b, key[i])], 1);
-        if (!b->byte_mode) am_bpe_mark_crossing(b, s, t->na, s + t->na + skip);
-    }
-    for (size_t i = 0; i < m->n; i++) pair_put(b, key[i], (uint64_t)(m->first + i) << 32 | merged[i]);
-    m->first += m->n;
-    m->n = m->len = 0;
-done:
-    return st;
-}
-
-void am_bpe_mark_all(am_bpe *b)
-{
-    memset(b->crossing, 0xff, sizeof b->crossing);
 }
 
 /* ---- begin, finish ---- */
@@ -373,6 +232,16 @@ static void load_single_bytes(am_bpe *b)
         else if (i < 0x80)
             b->byte_id[i] = am_bpe_name_id(b, &c, 1);
     }
+}
+
+/* Whole pieces are looked up by their spelling, unless names are so long that it would not fit. */
+static am_status prepare_pieces(am_bpe *b)
+{
+    for (int i = 0; i < 256; i++)
+        b->byte_name[i].n = (uint8_t)am_tok_utf8_put(am_tok_byte_to_char((unsigned char)i), b->byte_name[i].s);
+    for (size_t i = 0; i < b->names.n; i++)
+        if (b->names.entry[i].len > b->longest_name) b->longest_name = b->names.entry[i].len;
+    return b->longest_name + 4 > MAX_SPELLED ? am_bpe_index_pieces(b) : AM_OK;
 }
 
 static am_status load_characters(am_bpe *b)
@@ -396,8 +265,8 @@ am_status am_bpe_finish(am_bpe *b, const char *path)
     am_status st = AM_OK;
     load_single_bytes(b);
     if (!b->byte_mode) AM_TRY(load_characters(b));
-    if (b->byte_mode && b->ignore_merges) AM_TRY(build_pieces(b));
-    if (b->pair == NULL) AM_TRY(pairs_reserve(b, 1));
+    if (b->byte_mode && b->ignore_merges) AM_TRY(prepare_pieces(b));
+    if (b->pair == NULL) AM_TRY(am_bpe_pairs_reserve(b, 1));
     for (int i = 0; i < 256 && b->byte_mode && b->byte_fallback; i++)
         AM_CHECK(b->byte_id[i] != AM_NO_ID, AM_ERR_MODEL,
                  "%s: byte_fallback under a ByteLevel pre_tokenizer whose vocabulary lacks byte %d is not supported", path, i);

@@ -3,7 +3,7 @@
  * crashes. */
 #include "hf_test.h"
 
-#include "hf/tokenizer.h"
+#include "hf/tokenizer_internal.h"
 
 #include <sys/mman.h>
 
@@ -181,6 +181,105 @@ static void test_hf_fuzz__json(void **state)
     assert_true(accepted > 0 && accepted < TRIALS);
 }
 
+/* ---- the scanner of tokenizer files ---- */
+
+static am_status step_over(const char *text, size_t n, size_t *taken)
+{
+    am_json_scan j = {.path = "fuzz.json", .max_depth = AM_JSON_MAX_DEPTH};
+    char *exact = calloc(1, n + AM_SCAN_SLACK);
+    const char *from = NULL;
+    assert_non_null(exact);
+    memcpy(exact, text, n);
+    am_status st = am_json_scan_begin(&j, exact, n);
+    if (st == AM_OK) st = am_json_scan_skip(&j, &from, taken);
+    if (st == AM_OK) st = am_json_scan_finish(&j);
+    assert_true(st == AM_OK || strncmp(am_error_message(), "fuzz.json:", 10) == 0);
+    am_json_scan_release(&j);
+    free(exact);
+    return st;
+}
+
+/* What the JSON library takes, the scanner takes; what it takes beyond that is a name that occurs twice or that
+ * holds a NUL, and a number too large for a double. */
+static void compare_scanner(const char *text, size_t n, int *accepted, int *twice)
+{
+    json_t *v = NULL;
+    size_t taken = 0;
+    am_error_clear();
+    am_status tree = am_json_parse(text, n, "tree.json", &v);
+    const char *why = tree == AM_OK ? "" : am_error_message();
+    bool lax = strstr(why, "duplicate object key") != NULL || strstr(why, "NUL byte in object key") != NULL ||
+               strstr(why, "real number overflow") != NULL;
+    char kept[512];
+    snprintf(kept, sizeof kept, "%s", why);
+    am_status scanned = step_over(text, n, &taken);
+    if (tree == AM_OK ? scanned != AM_OK : !lax && scanned == AM_OK)
+        fail_msg("'%.*s': tree %d (%s), scanner %d (%s)", (int)n, text, (int)tree, kept, (int)scanned, scanned == AM_OK ? "" : am_error_message());
+    *accepted += tree == AM_OK;
+    *twice += lax;
+    json_decref(v);
+}
+
+static void test_hf_fuzz__scanner(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"a\": [1, -0.5e+3, \"\\u00e9\\\"\\n\", {\"b\": {}}, [], [[true], null]],\n\t\"long name, longer than sixteen bytes\": "
+                               "\"\xc3\xa9\xe6\xbc\xa2\", \"n\": NaN, \"x\": 0, \"y\": 1E5}";
+    static const char *const whole[] = {"1", " \"s\" ", "[1 2]", "[01]", "[1.]", "[.5]", "[-]", "[1e]", "[+1]", "[tru]", "[truefalse]", "{\"a\" 1}",
+                                        "{\"a\": 1,}", "[1,]", "[,1]", "{1: 2}", "[\"\\x\"]", "[\"\\ud800\"]", "[\"\t\"]", "[}", "{]", "[1]]", "", "  ", "[\"a]"};
+    int accepted = 0, twice = 0;
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) compare_scanner(whole[i], strlen(whole[i]), &accepted, &twice);
+    assert_int_equal(accepted, 2);
+    for (uint64_t trial = 0; trial < 3 * TRIALS; trial++) {
+        uint64_t k = 0, changes = draw(trial, &k, 4);
+        bytes b = {.n = sizeof text - 1};
+        memcpy(b.data, text, b.n);
+        for (uint64_t c = 0; c < changes; c++) mutate(&b, b.n, trial + (5 << 20), &k);
+        compare_scanner(b.data, b.n, &accepted, &twice);
+    }
+    print_message("%d of %d mutated texts were valid, %d more but for a name or a number\n", accepted, 3 * TRIALS, twice);
+}
+
+/* RFC 3629, a character at a time: how many bytes of s are valid. */
+static size_t valid_utf8(const unsigned char *s, size_t n)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    for (size_t i = 0, len, k; i < n; i += len) {
+        unsigned char c = s[i];
+        len = c < 0x80 ? 1 : c >> 5 == 6 ? 2 : c >> 4 == 14 ? 3 : c >> 3 == 30 ? 4 : 0;
+        if (len == 0 || len > n - i) return i;
+        uint32_t cp = len == 1 ? c : c & (0x7fu >> len);
+        for (k = 1; k < len && s[i + k] >> 6 == 2; k++) cp = cp << 6 | (s[i + k] & 0x3fu);
+        if (k < len || cp < least[len] || cp > 0x10ffff || (cp >= 0xd800 && cp < 0xe000)) return i;
+    }
+    return n;
+}
+
+static void test_hf_fuzz__utf8(void **state)
+{
+    (void)state;
+    static const int32_t below[] = {0x80, 0x80, 0x80, 0x800, 0x800, 0x10000, 0x110000, 0x110000};
+    enum { LONGEST = 200 };
+    int whole = 0;
+    for (uint64_t trial = 0; trial < 10 * TRIALS; trial++) {
+        uint64_t k = 0, n = draw(trial, &k, LONGEST), faults = draw(trial, &k, 3);
+        char text[LONGEST + 4];
+        size_t used = 0;
+        while (used < n) used += am_tok_utf8_put((int32_t)draw(trial, &k, (uint64_t)below[draw(trial, &k, 8)]), text + used); /* surrogates: nothing */
+        for (uint64_t f = 0; f < faults && n > 0; f++) text[draw(trial, &k, n)] = (char)draw(trial, &k, 256);
+        char *exact = malloc(n + (n == 0));
+        assert_non_null(exact);
+        memcpy(exact, text, n); /* may cut the last character */
+        size_t expected = valid_utf8((unsigned char *)exact, n);
+        if (am_tok_utf8_valid_prefix(exact, n) != expected) fail_msg("trial %" PRIu64 ": %zu of %" PRIu64 " bytes are valid", trial, expected, n);
+        whole += expected == n;
+        free(exact);
+    }
+    assert_true(whole > 1000 && whole < 9 * TRIALS);
+}
+
+/* ---- whole tokenizer files ---- */
+
 /* Written to a file, opened; what opens encodes and decodes a text. */
 static bool try_tokenizer(const char *path, const bytes *b)
 {
@@ -247,9 +346,36 @@ static void fuzz_tokenizer(const char *name, const char *original, size_t n, uin
     remove_folder(dir);
 }
 
+/* Enough tokens and merges for several batches, printed as the library prints them: names shorter and longer than a tag, escapes,
+ * merges of both spellings, a name that occurs twice. */
+static void many_merges(am_str *out, bool pairs)
+{
+    static const char *const more[] = {"abababababababab", "\\\"", "\\\\", "\\\"\\\\", "\\u00e9", "\xc3\xa9" "a", "abababababababababababababababab"};
+    am_str merges = {0};
+    assert_ok(am_str_printf(out, "{\n  \"model\": {\n    \"type\": \"BPE\",\n    \"vocab\": {\n      \"a\": 0,\n      \"b\": 1,\n      \"ab\": 2,\n      \"abab\": 3,\n      "
+                            "\"abababab\": 4"));
+    for (int i = 0; i < 7; i++) assert_ok(am_str_printf(out, ",\n      \"%s\": %d", more[i], 5 + i));
+    assert_ok(am_str_printf(out, ",\n      \"ab\": 2\n    },\n    \"merges\": [\n"));
+    static const char *const halves[][2] = {{"a", "b"}, {"ab", "ab"}, {"abab", "abab"}, {"abababab", "abababab"}, {"\\\"", "\\\\"}, {"\\u00e9", "a"},
+                                            {"abababababababab", "abababababababab"}};
+    for (int i = 0; i < 70; i++) {
+        const char *const *h = halves[i % 7];
+        assert_ok(am_str_printf(&merges, pairs && i % 3 != 0 ? "%s      [\n        \"%s\",\n        \"%s\"\n      ]" : "%s      \"%s %s\"", i > 0 ? ",\n" : "", h[0], h[1]));
+    }
+    assert_ok(am_str_printf(out, "%s\n    ]\n  }\n}\n", merges.s));
+    am_str_release(&merges);
+    assert_true(out->len < MAX_BYTES);
+}
+
 static void test_hf_fuzz__tokenizers(void **state)
 {
     (void)state;
+    for (int pairs = 0; pairs < 2; pairs++) {
+        am_str text = {0};
+        many_merges(&text, pairs == 1);
+        fuzz_tokenizer("tokenizer.json", text.s, text.len, (uint64_t)(6 + pairs) << 20, true);
+        am_str_release(&text);
+    }
     fuzz_tokenizer("tokenizer.json", tiny_bpe, sizeof tiny_bpe - 1, 1 << 20, true);
     fuzz_tokenizer("unigram.json", tiny_unigram, sizeof tiny_unigram - 1, 2 << 20, true);
     fuzz_tokenizer("spiece.model", tiny_spm, sizeof tiny_spm - 1, 3 << 20, true);
@@ -261,6 +387,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hf_fuzz__safetensors),
         cmocka_unit_test(test_hf_fuzz__json),
+        cmocka_unit_test(test_hf_fuzz__scanner), cmocka_unit_test(test_hf_fuzz__utf8),
         cmocka_unit_test(test_hf_fuzz__tokenizers),
     };
     return cmocka_run_group_tests_name("hf_fuzz", tests, NULL, NULL);

@@ -116,9 +116,12 @@ static void test_hf_tokenizer__queries(void **state)
     assert_int_equal(id, 1);
     assert_false(am_tokenizer_role_id(t, "bos_token", &id));
     assert_false(am_tokenizer_id(t, "no such token", &id));
-    char expected[65];
+    char expected[65], sha256[65];
     assert_ok(am_sha256_hex(text, strlen(text), expected));
-    assert_string_equal(am_tokenizer_sha256(t), expected);
+    assert_ok(am_tokenizer_sha256(t, sha256));
+    assert_string_equal(sha256, expected);
+    write_text(dir, "tokenizer.json", "{}");
+    assert_fails(am_tokenizer_sha256(t, sha256), AM_ERR_IO, "has been written since");
     am_tokenizer_free(&t);
     remove_folder(dir);
     free(text);
@@ -126,6 +129,31 @@ static void test_hf_tokenizer__queries(void **state)
 }
 
 /* A control token spelled out by the text is counted, and is text when asked for. */
+/* A name that the vocabulary has twice, shorter and longer than a tag: the later id counts (asked of the library). */
+static void test_hf_tokenizer__a_name_twice(void **state)
+{
+    am_tokenizer *t = NULL;
+    am_tok_scratch *s = NULL;
+    am_encoding e = {0};
+    int64_t id = -1;
+    const char *dir = temporary_folder();
+    write_text(dir, "tokenizer.json", "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"abababab\": 3, \"a\": 2, \"abababab\": 4}, \"merges\": []}}");
+    assert_ok(am_tokenizer_open(dir, &t));
+    assert_true(am_tokenizer_id(t, "a", &id));
+    assert_int_equal(id, 2);
+    assert_true(am_tokenizer_id(t, "abababab", &id));
+    assert_int_equal(id, 4);
+    assert_ok(am_tok_scratch_create(t, &s));
+    assert_ok(am_tokenizer_encode(t, s, "ab", 2, 0, &e));
+    assert_int_equal(e.n, 2);
+    assert_int_equal(e.ids[0], 2);
+    am_encoding_release(&e);
+    am_tok_scratch_free(&s);
+    am_tokenizer_free(&t);
+    remove_folder(dir);
+    (void)state;
+}
+
 static void test_hf_tokenizer__special_tokens_in_text(void **state)
 {
     static const char text[] = "a<|im_end|>b<|im_end|>";
@@ -277,6 +305,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hf_tokenizer__equals_the_library),
         cmocka_unit_test(test_hf_tokenizer__queries),
+        cmocka_unit_test(test_hf_tokenizer__a_name_twice),
         cmocka_unit_test(test_hf_tokenizer__special_tokens_in_text),
         cmocka_unit_test(test_hf_tokenizer__bad_input),
         cmocka_unit_test(test_hf_tokenizer__refused_by_name),

@@ -45,7 +45,7 @@ TEXTS = [
     "x\x00y\x1fz\x7f\u00a0w\u2028v\u200bu\ufefft\u00ads\u3000r", "ＦＵＬＬ ｗｉｄｔｈ １２３　ﬁﬂ ﬃ Ⅳ ² ½ ﷺ ｶ\u3099", "<s> </s><unk> <0x41> <pad> [INST]x[/INST]",
     "a" * 70, "the " * 20, "def f(x):\n    return x ** 2  # comment\n", "mixed中文English混合123абв", "▁under ▁▁x _", "\ufffd \U0010ffff \ue000",
     "Ǆǅǆ ſ \u212a K\u0130", "<|endoftext|><|im_start|>user\nhi<|im_end|> <|eot_id|>\n<|begin_of_text|>", "word<mask>word <mask> <MASK>", "12345 ١٢٣ Ⅷ ３",
-    "...!!! --- //path/to \"quoted\" (x)[y]{z}\n\n", "thethethe othertherefore",
+    "...!!! --- //path/to \"quoted\" (x)[y]{z}\n\n", "thethethe othertherefore", "漢字mix漢字mix x漢字 mix漢字 myWord myWordmyWord", "½\u0301 x½\u0301½²\u0301",
 ]
 
 
@@ -69,7 +69,7 @@ def rules():
     table["\u1112\u1161\u11ab"] = "한"
     table.update({c: " " for c in "\t\n\r\u2028\u200b\ufeff"})
     table.update({c: "" for c in "\x1f\x7f\xad"})
-    table.update({"...": "\u2026", "\u2019": "'", "か\u3099": "が"})
+    table.update({"...": "\u2026", "\u2019": "'", "か\u3099": "が", "½\u0301": "the"})  # ½ alone stands there, too
     return {k: v for k, v in table.items() if k != v}
 
 
@@ -154,6 +154,15 @@ PENALTY_PIECES = [("<unk>", 0.0, "UNKNOWN"), ("<s>", 0.0, "CONTROL"), ("</s>", 0
 PENALTY_TEXTS = ["abcdef", "ghijkl", "xabcdefx", "xghijklx", "x ghijkl abcdef", "zz", "zxz", "lowz", "zzzabcdefzz"]
 
 
+def texts_of_equal_ways(m):
+    """Texts that can be cut in two ways with the same sum, of which sentencepiece, adding in float, takes another than the library, in double."""
+    sp, t, r = sentencepiece.SentencePieceProcessor(model_proto=m.SerializeToString()), Tokenizer(unigram_of(m)), random.Random(9)
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    parts = ["l", "ll", "o", "oo", " ", "u", "x", "e", "s", "ss", "the", "re", "7", "и"]
+    texts = ["".join(r.choice(parts) for _ in range(r.randint(3, 16))).strip() for _ in range(20000)]
+    return sorted((x for x in texts if "  " not in x and sp.encode(x) != t.encode(x).ids), key=len)[:8]
+
+
 def sentencepiece_entries():
     plain = dict(remove_extra_whitespaces=False)
     yield spm_entry("spm_unigram_rules", trained("unigram", 190, "rules", user_defined_symbols=["<mask>", "e\u0301"], control_symbols=["<pad>"]))
@@ -174,6 +183,8 @@ def sentencepiece_entries():
     singles = [p.piece for p in m.pieces if p.type == 1 and len(p.piece) == 1 and p.piece in "aot"]
     longest = sorted((p.piece for p in m.pieces if p.type == 1 and p.piece.isascii()), key=len)[-3:]
     yield spm_entry("spm_unigram_unused", with_types(m, UNUSED=singles + longest), texts=["the other there", "a toast", "the same words of the text", "ooo"])
+    m = trained("unigram", 160)
+    yield spm_entry("spm_unigram_float", m, texts=texts_of_equal_ways(m))
     yield spm_entry("spm_unigram_penalty", made_by_hand(PENALTY_PIECES, "UNIGRAM"), texts=PENALTY_TEXTS)
 
 
@@ -306,7 +317,8 @@ def tekken_entries(ranks):
 
 
 def write():
-    ranks = bpe_train("\n".join(CORPUS[: len(CORPUS) // 3]), 420, QWEN, visualise=None)
+    mixed = ["漢字mix漢字mix x漢字 123 345 myWord"] * 12  # tokens across borders at which only some patterns split
+    ranks = bpe_train("\n".join(CORPUS[: len(CORPUS) // 3] + mixed), 436, LLAMA3, visualise=None)
     out = {"texts": TEXTS, "files": [*sentencepiece_entries(), *precompiled_entries(), *tiktoken_entries(ranks), *tekken_entries(ranks)]}
     for entry in out["files"]:
         for key in ("config", "texts", "fillers"):
