@@ -39,7 +39,7 @@ static am_status save(am_engine *engine, char **argv)
     double factor = 0;
     bool failed = false;
     am_program_options o = am_program_defaults(AM_PROGRAM_TRAIN);
-    o.mesh = am_engine_mesh(engine, true);
+    o.mesh = am_engine_mesh(engine, true, 1);
     o.rank = engine->rank;
     AM_CHECK(am_parse_i64(argv[3], &step) && am_parse_f64(argv[4], &factor), AM_ERR_USAGE,
              "make_checkpoint MODEL DIR STEP FACTOR");
