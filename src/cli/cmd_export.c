@@ -54,7 +54,7 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* "bfloat16 and float32": the dtypes of a model's tensors, by name. */
+/* "BF16 and F32": the dtypes of a model's tensors, by name. */
 static am_status dtypes_of(const am_hf_model *m, am_str *out)
 {
     am_status st = AM_OK;
