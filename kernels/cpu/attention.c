@@ -2,10 +2,10 @@
  * decide. Read: call → am_att; which tiles see which; phases over tiles (f32 and bf16; bodies in
  * simd_attention.inc); the f64 reference is in attention_f64.c.
  *
- * A unit of work is a tile of queries of one head; units are dealt out by a counter, and which thread does
- * one changes no bit of it.  In backward, units add to the sums of dk and dv of the key tiles they see, in
- * the order in which they are dealt out: each waits, tile by tile, for the unit before it (see
- * backward_unit). */
+ * A unit of work is a tile of queries of one head (in backward of several that share keys, see
+ * heads_together); units are dealt out by a counter, and which thread does one changes no bit of it.  In
+ * backward, units add to the sums of dk and dv of the key tiles they see, in the order in which they are
+ * dealt out: each waits, tile by tile, for the unit before it (see backward_unit). */
 #include "attention.h"
 
 #include <math.h>
@@ -121,11 +121,21 @@ done:
 /* ---- workspace ----------------------------------------------------------------------------------- */
 
 typedef struct att_ws {
-    char *scratch; /* threads × scratch_bytes */
-    size_t scratch_bytes;
+    char *scratch;        /* threads × heads of a unit × scratch_bytes */
+    size_t scratch_bytes; /* of one head of a unit of work */
     int32_t *reach;       /* [2 × key tiles]: see tile_views */
     atomic_int *progress; /* backward, per (query tile, head): key tiles below this one have been added to */
 } att_ws;
+
+/* Query heads of one kv head that backward takes together: key tile for key tile, so that keys, values and
+ * the sums of dk and dv come from far away once for all of them.  It changes no bit.  One, where threads
+ * would get few units. */
+static int64_t heads_together(const am_att *t, int64_t threads)
+{
+    int64_t most = am_min_i64(t->group, 4 * 128 / am_max_i64(am_max_i64(t->d, t->dv), 128));
+    while (most > 1 && am_ceil_div(t->nq, AM_ATT_BQ) * am_ceil_div(t->heads, most) < 8 * threads) most--;
+    return am_max_i64(most, 1);
+}
 
 /* Bounds for every instruction set and type.  Beside what a thread needs, it grows with the keys alone:
  * 4 bytes × kv heads × nk × (dv in forward; 2·d + dv in backward), and a few numbers a tile; a table of biases
@@ -149,9 +159,10 @@ static att_ws carve(am_bump *b, am_att *t, const am_simd *s, int threads, bool b
     t->seen_by = am_bump_take(b, (size_t)tiles * 8);
     w.reach = am_bump_take(b, (size_t)tiles * 8);
     am_attention_carve_bias(b, t, qtiles, backward);
+    t->together = backward ? heads_together(t, threads) : 1;
     w.scratch_bytes =
         (size_t)am_round_up((int64_t)(s ? s : &am_simd_portable)->att_scratch(t, backward), 128);
-    w.scratch = am_bump_take(b, w.scratch_bytes * (size_t)threads);
+    w.scratch = am_bump_take(b, w.scratch_bytes * (size_t)(t->together * threads));
     return w;
 }
 
@@ -159,6 +170,7 @@ static size_t query(const am_kernel_call *c, bool backward)
 {
     const am_tensor *q = &c->in[backward], *k = q + 1, *v = q + 2;
     am_att t = {.nq = q->dim[0],
+                .group = c->attrs->group ? c->attrs->group : 1,
                 .heads = q->dim[1],
                 .d = q->dim[2],
                 .nk = k->dim[0],
@@ -281,17 +293,39 @@ static void pack_all(att_team *m)
     }
 }
 
-/* The unit before (tile, head) at key tile kt: the head before of the same kv head, else the last head at the
- * next later tile whose stretch holds kt; false: there is none. */
+/* The heads of a unit of backward: of one kv head, at most `together` of them. */
+static int64_t unit_end(const am_att *t, int64_t head)
+{
+    int64_t begin, end;
+    heads_of(t, (t->head_begin + head) / t->group - t->kv_begin, &begin, &end);
+    return am_min_i64(head + t->together, end);
+}
+
+static int64_t units_a_tile(const am_att *t)
+{
+    int64_t n = 0;
+    for (int64_t head = 0; head < t->heads; head = unit_end(t, head)) n++;
+    return n;
+}
+
+static int64_t first_head(const am_att *t, int64_t unit)
+{
+    int64_t head = 0;
+    while (unit-- > 0) head = unit_end(t, head);
+    return head;
+}
+
+/* The unit before (tile, head and those with it) at key tile kt: the one before of the same kv head, else its
+ * last one at the next later tile whose stretch holds kt; false: there is none. */
 static bool unit_before(const am_att *t, int64_t tile, int64_t head, int64_t kt, int64_t *before)
 {
     int64_t begin, end, latest = t->seen_by[2 * kt + 1];
     heads_of(t, (t->head_begin + head) / t->group - t->kv_begin, &begin, &end);
-    *before = tile * t->heads + head - 1;
+    *before = tile * t->heads + head - t->together;
     if (head > begin) return true;
     for (int64_t qt = tile + 1; qt <= latest; qt++)
         if (t->keys_seen[2 * qt] <= kt && kt <= t->keys_seen[2 * qt + 1]) {
-            *before = qt * t->heads + end - 1;
+            *before = qt * t->heads + begin + (end - 1 - begin) / t->together * t->together;
             return true;
         }
     return false;
@@ -303,43 +337,52 @@ static void wait_for(atomic_int *progress, int64_t key_tile)
         if (spins > 200) (void)sched_yield();
 }
 
-/* One tile of queries of one head, over its key tiles from first to last.  dk and dv of a key tile are sums
- * over units from the last query tile to the first and over heads in their order; units are dealt out in the
- * same order, so the one waited for is always at work already or done.  The first one begins the sums, the
- * last one stores them. */
-static void backward_unit(att_team *m, int64_t tile, int64_t head, void *scratch)
+/* One tile of queries of one head or of several of the same kv head, over its key tiles from first to last.
+ * dk and dv of a key tile are sums over units from the last query tile to the first and over heads in their
+ * order; units are dealt out in the same order, so the one waited for is always at work already or done.  The
+ * first one begins the sums, the last one stores them. */
+static void backward_unit(att_team *m, int64_t tile, int64_t first, char *scratch)
 {
     const am_att *t = m->t;
-    int64_t kv = (t->head_begin + head) / t->group - t->kv_begin, begin, end, before;
+    const size_t room = m->w->scratch_bytes;
+    int64_t kv = (t->head_begin + first) / t->group - t->kv_begin, begin, end, before,
+            last = unit_end(t, first);
     atomic_int *progress = m->w->progress;
     heads_of(t, kv, &begin, &end);
-    m->s->att_bwd_begin(t, tile, head, scratch);
+    for (int64_t h = first; h < last; h++)
+        m->s->att_bwd_begin(t, tile, h, scratch + (size_t)(h - first) * room);
     for (int64_t kt = t->keys_seen[2 * tile]; kt <= t->keys_seen[2 * tile + 1]; kt++) {
-        bool sees = am_att_tile_view(t, tile, kt) != AM_ATT_NONE;
-        if (sees) m->s->att_bwd_tile(t, tile, kt, head, scratch);
-        if (unit_before(t, tile, head, kt, &before)) wait_for(&progress[before], kt);
+        bool sees = am_att_tile_view(t, tile, kt) != AM_ATT_NONE,
+             follows = unit_before(t, tile, first, kt, &before);
         const int32_t *by = t->seen_by + 2 * kt;
-        if (sees) m->s->att_bwd_add(t, tile, kt, head, tile == by[1] && head == begin, scratch);
-        if (tile == by[0] && head == end - 1) m->s->att_bwd_keys(t, kt, kv, true);
-        atomic_store_explicit(&progress[tile * t->heads + head], (int)kt + 1, memory_order_release);
+        for (int64_t h = first; h < last; h++) {
+            char *own = scratch + (size_t)(h - first) * room;
+            if (sees) m->s->att_bwd_tile(t, tile, kt, h, own);
+            if (h == first && follows) wait_for(&progress[before], kt);
+            if (sees) m->s->att_bwd_add(t, tile, kt, h, tile == by[1] && h == begin, own);
+        }
+        if (tile == by[0] && last == end) m->s->att_bwd_keys(t, kt, kv, true);
+        atomic_store_explicit(&progress[tile * t->heads + first], (int)kt + 1, memory_order_release);
     }
-    m->s->att_bwd_end(t, tile, head, scratch);
+    for (int64_t h = first; h < last; h++)
+        m->s->att_bwd_end(t, tile, h, scratch + (size_t)(h - first) * room);
 }
 
-/* units: tiles × heads, longest work first where attention is causal */
+/* units: tiles × heads (or heads together), longest work first where attention is causal */
 static void team(att_team *m, int tid)
 {
     const am_att *t = m->t;
-    char *scratch = m->w->scratch + (size_t)tid * m->w->scratch_bytes;
+    char *scratch = m->w->scratch + (size_t)(tid * t->together) * m->w->scratch_bytes;
+    int64_t per_tile = m->backward ? units_a_tile(t) : t->heads;
     pack_all(m);
 #pragma omp barrier
     for (int64_t at;
-         (at = atomic_fetch_add_explicit(&m->units, 1, memory_order_relaxed)) < m->query_tiles * t->heads;) {
-        int64_t tile = m->query_tiles - 1 - at / t->heads, head = at % t->heads;
+         (at = atomic_fetch_add_explicit(&m->units, 1, memory_order_relaxed)) < m->query_tiles * per_tile;) {
+        int64_t tile = m->query_tiles - 1 - at / per_tile, n = at % per_tile;
         if (m->backward)
-            backward_unit(m, tile, head, scratch);
+            backward_unit(m, tile, first_head(t, n), scratch);
         else
-            m->s->att_forward(t, tile, head, scratch);
+            m->s->att_forward(t, tile, n, scratch);
     }
     if (!t->dbias || !t->profile) return;
 #pragma omp barrier

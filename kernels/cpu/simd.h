@@ -101,6 +101,7 @@ typedef struct am_att {
     /* backward: fp32 sums of dk [keys][ld_dk] and dv [keys][ld_dv], per (kv head, key tile) */
     float *sums;
     int64_t ld_dk, ld_dv;
+    int64_t together; /* query heads of a unit of work in backward */
 } am_att;
 
 static inline float *am_att_sums(const am_att *t, int64_t kv, int64_t key_tile)

@@ -26,6 +26,8 @@ static void test_attention__matches_definition(void **state)
     compare(make(65, 65, 1, 1, 80, 24, 0, 0));
     compare(make(49, 70, 2, 1, 256, 130, 0, 0));
     compare(make(5, 3, 2, 2, 1, 1, 0, 0)); /* queries before the first key see nothing */
+    compare(make(330, 330, 6, 2, 64, 64, 0, 0)); /* complete tiles one after the other, heads together */
+    compare(make(330, 330, 3, 1, 40, 24, 150, 0));
 }
 
 static void test_attention__window_and_documents(void **state)
@@ -52,6 +54,24 @@ static void test_attention__softcap_and_scale(void **state)
     p.attrs.scale = 0.5;
     compare(p);
 }
+
+/* Scores of several hundred, which only their running maximum keeps from overflowing.  Tolerances: forward's are made
+ * for scores up to 100; a score's rounding, relative to it, is a relative error of its probability. */
+static void large_scores_here(void *context)
+{
+    problem p = make(330, 330, 1, 1, 64, 64, 0, 0);
+    static const double tol[3] = {1e-9, 2e-4, 2e-2};
+    p.attrs.scale = 60;
+    solve(&p);
+    kt_case f = forward_case(&p);
+    for (int type = 0; type < 3; type++) {
+        double *got = ht_run(&f, ht_reals[type], 1, false);
+        ht_near("o of large scores", ht_reals[type], got, p.o, 330 * 64, tol[type]);
+        free(got);
+    }
+    release(&p);
+}
+static void test_attention__large_scores(void **state) { ht_each_isa(large_scores_here, NULL); }
 
 /* a query whose document starts behind it sees no key: o = 0, lse = -inf, no gradient */
 static void test_attention__rows_that_see_nothing(void **state)
@@ -375,6 +395,7 @@ int main(void)
         cmocka_unit_test(test_attention__window_and_documents),
         cmocka_unit_test(test_attention__keys_at_the_edges_of_tiles),
         cmocka_unit_test(test_attention__softcap_and_scale),
+        cmocka_unit_test(test_attention__large_scores),
         cmocka_unit_test(test_attention__rows_that_see_nothing),
         cmocka_unit_test(test_attention__heads_in_two_parts_are_the_whole),
         cmocka_unit_test(test_attention__keys_in_two_parts_join_by_lse),
