@@ -59,7 +59,7 @@ static am_status dtypes_of(const am_hf_model *m, am_str *out)
 {
     am_status st = AM_OK;
     bool has[AM_DTYPE_COUNT] = {false};
-    const char *names[AM_DTYPE_COUNT];
+    const char *names[AM_DTYPE_COUNT] = {NULL};
     size_t n = 0;
     for (int64_t i = 0; i < m->num_tensors; i++) has[m->tensors[i]->dtype] = true;
     for (int d = 0; d < AM_DTYPE_COUNT; d++)

@@ -149,8 +149,9 @@ static am_status vjp_gated_delta(am_autodiff *ad, const am_node *n)
 {
     am_status st = AM_OK;
     am_graph *g = am_ad_graph(ad);
-    const am_dim *dims = g->values[n->in[3]].dim, heads = am_dim_number(am_op_features(&g->values[n->in[3]]));
-    const am_dim both[3] = {am_dim_number(2), am_dim_number(dims[0].local), heads}, one[2] = {dims[0], heads};
+    const am_value decay = g->values[n->in[3]]; /* a copy: new values move the array */
+    const am_dim tokens = decay.dim[0], heads = am_dim_number(am_op_features(&decay));
+    const am_dim both[3] = {am_dim_number(2), am_dim_number(tokens.local), heads}, one[2] = {tokens, heads};
     int out[AM_MAX_OUT] = {-1, -1, -1, -1}, dy;
     AM_TRY(am_ad_grad(ad, n->out[0], &dy));
     if (dy < 0) goto done;
@@ -160,7 +161,7 @@ static am_status vjp_gated_delta(am_autodiff *ad, const am_node *n)
          i++) { /* copied, in the dtype of g and of beta: neither is a part of the other's memory */
         int part = -1, d = -1;
         if (!am_ad_wants(ad, n->in[3 + i])) continue;
-        AM_TRY(am_graph_subvalue(g, i ? "d_beta" : "d_decay", out[3], i * dims[0].local * heads.local, 2, one,
+        AM_TRY(am_graph_subvalue(g, i ? "d_beta" : "d_decay", out[3], i * tokens.local * heads.local, 2, one,
                                  &part));
         AM_TRY(am_ad_like(ad, n->in[3 + i], &d));
         AM_TRY(am_ad_emit(ad, "cast", &part, 1, NULL, AM_ACC_NO, &d, 1));

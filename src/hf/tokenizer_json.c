@@ -257,7 +257,7 @@ static am_status skip_start(am_json_scan *j, char *bracket)
 am_status am_json_scan_skip(am_json_scan *j, const char **from, size_t *n)
 {
     am_status st = AM_OK;
-    char close[AM_SCAN_DEPTH], bracket;
+    char close[AM_SCAN_DEPTH] = {0}, bracket;
     int depth = 0, limit = j->max_depth > 0 && j->max_depth < AM_SCAN_DEPTH ? j->max_depth : AM_SCAN_DEPTH;
     bool first = false, more = true;
     am_json_scan_peek(j);
