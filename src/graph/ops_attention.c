@@ -76,17 +76,6 @@ done:
     return st;
 }
 
-static am_status infer_backward(am_graph *g, am_node *n) /* outputs are given */
-{
-    am_status st = AM_OK;
-    n->num_out = 0;
-    for (int i = 0; i < AM_MAX_OUT; i++)
-        if (n->out[i] >= 0) n->num_out = i + 1;
-    AM_ASSERT(n->num_out > 0);
-done:
-    return st;
-}
-
 /* ---- gradients ----------------------------------------------------------------------------------------- */
 
 /* What no gradient of a parameter arrives at through other nodes must be a parameter itself. */
@@ -173,12 +162,12 @@ const am_op_def am_ops_attention[] = {
      "attention_bwd",
      {AS, AS, AS, AS, AS, AS, AS, AS, AS, AS, AS, AS, AS},
      {AS, AS, AS, AS},
-     infer_backward,
+     am_op_infer_given,
      NULL,
      flops_attention_bwd,
      0,
      {0}, 0},
     {"index_keys", "index_keys", {AS, AS, AS, AS, AS, AS}, {AS}, infer_index_keys, NULL, flops_index_keys, 0, {0}, 0},
-    {"attention_dsinks", "attention_dsinks", {AS, AS, AS, AS}, {AS}, infer_backward, NULL, NULL, 0, {0}, 0},
+    {"attention_dsinks", "attention_dsinks", {AS, AS, AS, AS}, {AS}, am_op_infer_given, NULL, NULL, 0, {0}, 0},
     {0},
 };
