@@ -82,6 +82,11 @@ case $launcher in
         # Slurm does not hand sbatch's --cpus-per-task on to srun.  Ranks end together, so that
         # five seconds after the first one the others are not coming: it, or its node, has died.
         start=(srun --mpi=pmix --ntasks="$ranks" --cpus-per-task="$cpus" --wait=5)
+        # A step that was killed can leave Slurm's pmix socket on its node, and no step of the same number starts there
+        # again ("Address already in use" in slurmd's log): each start of a job takes the next number.
+        for ((i = 0; i < ${SLURM_RESTART_COUNT:-0}; i++)); do
+            srun --mpi=none --nodes=1 --ntasks=1 --overlap --mem=0 true || die 4 "srun starts no step in job $SLURM_JOB_ID"
+        done
         ;;
     mpirun)
         command -v mpirun >/dev/null ||

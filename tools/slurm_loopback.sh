@@ -158,7 +158,7 @@ ours() {
         line=$({ tr '\0' ' ' <"$p/cmdline"; } 2>/dev/null) || continue
         case $line in
             "slurmd -f $SLURM_CONF "* | "slurmctld -f $SLURM_CONF "* | "munged "*" --key-file=$dir/munge.key "*) echo "${p#/proc/}" ;;
-            slurmstepd:*) grep -qzxF "SLURM_CONF=$SLURM_CONF" "$p/environ" 2>/dev/null && echo "${p#/proc/}" ;;
+            slurmstepd:*) ! grep -qzxF "SLURM_CONF=$SLURM_CONF" "$p/environ" 2>/dev/null || echo "${p#/proc/}" ;;
         esac
     done
 }

@@ -56,7 +56,8 @@ class Cluster:
 
     def close(self):
         if os.environ.get("AM_KEEP"):
-            shutil.copytree(self.dir, self.scratch.dir / "slurm_kept", ignore=lambda d, names: ["munge.socket"])
+            sockets = lambda folder, names: [n for n in names if pathlib.Path(folder, n).is_socket()]  # noqa: E731
+            shutil.copytree(self.dir, self.scratch.dir / "slurm_kept", ignore=sockets)
         self.loopback("down")
         self.scratch.close()
 

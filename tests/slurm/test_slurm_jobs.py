@@ -5,6 +5,7 @@ signalled, cancelled, requeued, or loses a rank or a node.   test_slurm_jobs.py 
 import json
 import random
 import re
+import socket
 import time
 
 import cluster
@@ -60,12 +61,13 @@ class Jobs(cluster.Case):
         self.same_bits(run_dir)
         self.assertIn("resuming after step", job.output())
 
-    def requeued(self, name, send):
+    def requeued(self, name, send, before_it_runs_again=lambda job: None):
         run_dir = self.fresh(name)
         job = self.sft(self.recipe(run_dir), env=SLOW)
         job.until_step(run_dir, 2)
         send(job)
         job.until(lambda: job.field("Restarts") == "1", "a requeue")
+        before_it_runs_again(job)
         committed = runs.checkpoints(run_dir)
         self.assertLess(committed[-1], 12, "the signal came before the end")
         self.succeeds(job)
@@ -80,6 +82,16 @@ class Jobs(cluster.Case):
     def test_slurm_jobs__usr1_to_the_script_requeues(self):
         job = self.requeued("b_usr1", lambda job: self.cluster.ask("scancel", "--batch", "--signal=USR1", job.id))
         self.assertIn("sft.sh: a signal came", job.output())
+
+    def test_slurm_jobs__a_socket_that_a_killed_step_left(self):
+        """Slurm's pmix plugin leaves it when a slurmstepd is killed, and starts no step of the same number on that node again."""
+
+        def leave(job):
+            job.until(lambda: job.state() == "PENDING", "the end of the first start")
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(self.cluster.dir / "spool.n2" / f"stepd.slurm.pmix.{job.id}.0"))
+
+        self.requeued("socket", lambda job: self.cluster.ask("scancel", "--signal=USR1", job.id), leave)
 
     def test_slurm_jobs__usr1_while_the_job_is_starting(self):
         """At random moments of the first 0.4 s of the script, while it, srun, or MPI is on: nothing is lost, and it runs later.
