@@ -162,18 +162,15 @@ done:
     return st;
 }
 
-/* A value is wanted when a trainable parameter is read upstream of it. */
-static void mark_wanted(am_autodiff *ad)
+void am_ad_mark_wanted(const am_graph *g, int num_nodes, bool *wanted)
 {
-    am_graph *g = ad->g;
-    for (size_t p = 0; p < g->num_params; p++) ad->wants[g->param_value[p]] = g->params[p].trainable;
-    for (int n = 0; n < ad->c->forward_nodes; n++) {
+    for (size_t p = 0; p < g->num_params; p++) wanted[g->param_value[p]] = g->params[p].trainable;
+    for (int n = 0; n < num_nodes; n++) {
         const am_node *x = &g->nodes[n];
         bool any = false;
-        for (int i = 0; i < x->num_in; i++)
-            any = any || (x->in[i] >= 0 && ad->wants[g->values[x->in[i]].root]);
+        for (int i = 0; i < x->num_in; i++) any = any || (x->in[i] >= 0 && wanted[g->values[x->in[i]].root]);
         for (int i = 0; any && x->def->vjp && i < x->num_out; i++)
-            if (x->out[i] >= 0) ad->wants[g->values[x->out[i]].root] = true;
+            if (x->out[i] >= 0) wanted[g->values[x->out[i]].root] = true;
     }
 }
 
@@ -203,7 +200,7 @@ am_status am_pass_autodiff(am_compile *c)
     am_graph *g = c->g;
     am_autodiff ad = {.c = c, .g = g, .num_forward_values = (int)g->num_values};
     AM_TRY(am_calloc(g->num_values, sizeof *ad.wants, &ad.wants));
-    mark_wanted(&ad);
+    am_ad_mark_wanted(g, c->forward_nodes, ad.wants);
     g->phase = AM_PHASE_B;
     AM_TRY(seed(&ad));
     for (int n = c->forward_nodes - 1; n >= 0; n--) {

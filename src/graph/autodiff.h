@@ -9,6 +9,9 @@ am_graph *am_ad_graph(am_autodiff *ad);
 bool am_ad_splits(const am_autodiff *ad);
 /** Does a gradient have to reach this value?  (Something trainable lies upstream of it.) */
 bool am_ad_wants(const am_autodiff *ad, int value);
+/** What am_ad_wants() answers from: wanted[root of a value] where something trainable lies upstream among the first
+ *  `num_nodes` nodes, which stand in the order of execution. */
+void am_ad_mark_wanted(const am_graph *g, int num_nodes, bool *wanted);
 /** The gradient of an output of the node at hand, with the dims of `value`; -1 when nothing depends on it. */
 am_status am_ad_grad(am_autodiff *ad, int value, int *out) AM_WARN_UNUSED;
 /** Emit a node of the backward pass (phase B).  out[i] >= 0 on entry: write there; else a new value is made; `acc` is for the

@@ -12,7 +12,7 @@ typedef struct am_cutter {
     am_compile *c;
     am_graph   *g;
     int64_t     parts, index;
-    bool       *depends;              /* by value: a trained parameter lies upstream */
+    bool       *wanted;               /* by value: a trained parameter lies upstream */
     int        *cut, *family;         /* by value: the dimension that is cut; the parameter whose product began it */
     am_dim     *span;                 /* by value: that dimension, with start and local */
     int        *leader;               /* by parameter: families that met (union-find) */

@@ -1,6 +1,7 @@
 /* tensor_search.c: where a cut over tensor-parallel ranks begins, what carries it on, and where it ends.  The walk goes once through
  * the nodes; where one of them cannot carry a cut, the products that began it are kept whole and the walk starts again.  How to read:
  * am_tensor_search at the end; above it how a dimension is cut → families → operators → the search. */
+#include "graph/autodiff.h"
 #include "graph/tensor.h"
 
 #include <string.h>
@@ -184,7 +185,7 @@ static bool follow(am_cutter *k, int node, int i, const am_dim *d, int family)
                  x->def->name, x->line, y->name, d->name, k->parts);
         return false;
     }
-    if (am_dtype_is_float(y->dtype) && k->depends[y->root]) k->branch[node] |= 1u << i;
+    if (am_dtype_is_float(y->dtype) && k->wanted[y->root]) k->branch[node] |= 1u << i;
     return true;
 }
 
@@ -226,7 +227,7 @@ static bool begin_cut(am_cutter *k, int node)
     fits = fits && cut_param(k, p, w->rank - 2, &d);
     if (fits && bias >= 0) fits = bp && cut_param(k, k->g->values[bias].param, bp->rank - 1, &d);
     if (!fits) return false;
-    if (k->depends[k->g->values[x->in[0]].root]) k->branch[node] |= 1;
+    if (k->wanted[k->g->values[x->in[0]].root]) k->branch[node] |= 1;
     return cut_outputs(k, x, &d, p);
 }
 
@@ -259,7 +260,7 @@ static bool carry_attention(am_cutter *k, int node, int family)
         const int root = k->g->values[x->in[i]].root;
         if (kv == 1)
             unite(k, k->family[root], family);
-        else if (k->depends[root])
+        else if (k->wanted[root])
             k->branch[node] |= 1u << i;
     }
     for (int i = SINKS; i < x->num_in; i++)
@@ -367,24 +368,11 @@ done:
     return st;
 }
 
-static void mark_depends(am_cutter *k)
-{
-    am_graph *g = k->g;
-    for (size_t p = 0; p < g->num_params; p++) k->depends[g->param_value[p]] = g->params[p].trainable;
-    for (size_t n = 0; n < g->num_nodes; n++) {
-        const am_node *x = &g->nodes[n];
-        bool any = false;
-        for (int i = 0; i < x->num_in; i++) any = any || (x->in[i] >= 0 && k->depends[g->values[x->in[i]].root]);
-        for (int i = 0; any && x->def->vjp && i < x->num_out; i++)
-            if (x->out[i] >= 0) k->depends[g->values[x->out[i]].root] = true;
-    }
-}
-
 static am_status open_cutter(am_cutter *k)
 {
     am_status st = AM_OK;
     const size_t nv = k->g->num_values + 1, nn = k->g->num_nodes + 1, np = k->g->num_params + 1;
-    AM_TRY(am_calloc(nv, sizeof *k->depends, &k->depends));
+    AM_TRY(am_calloc(nv, sizeof *k->wanted, &k->wanted));
     AM_TRY(am_calloc(nv, sizeof *k->cut, &k->cut));
     AM_TRY(am_calloc(nv, sizeof *k->family, &k->family));
     AM_TRY(am_calloc(nv, sizeof *k->span, &k->span));
@@ -401,7 +389,7 @@ done:
 
 void am_tensor_release(am_cutter *k)
 {
-    am_free(&k->depends);
+    am_free(&k->wanted);
     am_free(&k->cut);
     am_free(&k->family);
     am_free(&k->span);
@@ -418,7 +406,7 @@ am_status am_tensor_search(am_cutter *k)
 {
     am_status st = AM_OK;
     AM_TRY(open_cutter(k));
-    mark_depends(k);
+    am_ad_mark_wanted(k->g, (int)k->g->num_nodes, k->wanted);
     AM_TRY(search(k));
 done:
     return st;
