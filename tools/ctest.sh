@@ -1,5 +1,6 @@
 #!/bin/bash
-# Run the tests of a build folder and list every skip with its reason: a skip is never a pass.
+# Run the tests of a build folder, two slots a core (tests/CMakeLists.txt says which fit beside each other), and list every
+# skip with its reason: a skip is never a pass.
 #     tools/ctest.sh BUILD_FOLDER [arguments of ctest]          exit code: ctest's, 1 when there was nothing to run
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -8,6 +9,6 @@ shift
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 rc=0
-ctest --test-dir "$build" --output-on-failure --no-tests=error --test-output-size-passed 262144 --output-junit "$report" "$@" || rc=$?
+ctest --test-dir "$build" -j "${CTEST_PARALLEL_LEVEL:-$((2 * $(nproc)))}" --output-on-failure --no-tests=error --test-output-size-passed 262144 --output-junit "$report" "$@" || rc=$?
 if [ -s "$report" ]; then python3 "$here/skips.py" "$report" || rc=1; fi
 exit $rc

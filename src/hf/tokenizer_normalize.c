@@ -3,11 +3,14 @@
  * cluster, so that origins stay close. */
 #include "hf/tokenizer_internal.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
 /* ---- Unicode forms ---- */
+
+enum { nfc_flags = UTF8PROC_STABLE | UTF8PROC_COMPOSE };
 
 /* The library's tables end with Unicode 9 or so: to it, later marks are ordinary characters and later compatibility
  * characters have no decomposition (found by asking it for every character of Unicode 14). */
@@ -54,16 +57,58 @@ static bool is_inert(int32_t cp)
     return p->decomp_seqindex == UINT16_MAX && !composes_backwards(cp);
 }
 
-static bool all_inert(const am_view *v)
+/* ---- NFC alone: most texts are in it ---- */
+
+enum { NFC_TABLE = 0x20000 };
+
+static uint64_t nfc_stirs[NFC_TABLE / 64]; /* a bit for every character that may change, or join the one before */
+static pthread_once_t nfc_once = PTHREAD_ONCE_INIT;
+
+/* Decomposed and composed again, the character is what it was; compatibility decompositions are none of NFC's. */
+static bool is_own_nfc(int32_t cp)
+{
+    const utf8proc_property_t *p = utf8proc_get_property(cp);
+    if (p->decomp_seqindex == UINT16_MAX || p->decomp_type != 0) return true;
+    char utf8[5] = {0};
+    size_t n = am_tok_utf8_put(cp, utf8);
+    utf8proc_uint8_t *form = utf8proc_NFC((const utf8proc_uint8_t *)utf8);
+    bool same = form != NULL && memcmp(form, utf8, n + 1) == 0;
+    free(form);
+    return same;
+}
+
+static bool is_still_in_nfc(int32_t cp)
+{
+    return is_inert(cp) || (cp >= 0xac00 && cp <= 0xd7a3) || (!composes_backwards(cp) && is_own_nfc(cp));
+}
+
+static void make_nfc(void)
+{
+    for (int32_t cp = 0; cp < NFC_TABLE; cp++)
+        if (!is_still_in_nfc(cp)) nfc_stirs[cp / 64] |= UINT64_C(1) << cp % 64;
+}
+
+/* True when the form leaves the character as it is wherever no neighbour joins it, and it joins none before it. */
+static inline bool is_still(const am_norm *norm, int32_t cp)
+{
+    if (norm->unicode_flags != nfc_flags || cp >= NFC_TABLE) return is_inert(cp);
+    return (nfc_stirs[cp / 64] >> cp % 64 & 1) == 0;
+}
+
+static bool all_still(const am_norm *norm, const am_view *v)
 {
     for (size_t i = 0; i < v->n;) {
+        uint64_t eight;
         int32_t cp;
-        if ((unsigned char)v->s[i] < 0x80) {
-            i++;
-            continue;
+        if (i + 8 <= v->n) {
+            memcpy(&eight, v->s + i, 8);
+            if ((eight & UINT64_C(0x8080808080808080)) == 0) {
+                i += 8;
+                continue;
+            }
         }
         i += am_tok_utf8_get(v->s + i, &cp);
-        if (!is_inert(cp)) return false;
+        if (!is_still(norm, cp)) return false;
     }
     return true;
 }
@@ -142,13 +187,13 @@ static bool is_normal_already(const am_view *v, size_t i, size_t end)
 static am_status normalize_unicode(const am_norm *norm, am_tok_scratch *s, am_view *v)
 {
     am_status st = AM_OK;
-    if (all_inert(v)) return AM_OK;
+    if (all_still(norm, v)) return AM_OK;
     am_tok_text *out = am_tok_scratch_other(s, v);
     size_t kept = 0; /* [kept, i) stays as it is */
     for (size_t i = 0, end; i < v->n; i = end) {
         int32_t cp;
         end = cluster_end(v, i);
-        if ((am_tok_utf8_get(v->s + i, &cp) == end - i && is_inert(cp)) || is_normal_already(v, i, end)) continue;
+        if ((am_tok_utf8_get(v->s + i, &cp) == end - i && is_still(norm, cp)) || is_normal_already(v, i, end)) continue;
         AM_TRY(am_tok_text_copy(out, v, kept, i));
         AM_TRY(push_cluster(out, v, i, end, norm->unicode_flags));
         kept = end;
@@ -380,7 +425,7 @@ static const struct {
     const char *type;
     int flags;
 } unicode_forms[] = {
-    {"NFC", UTF8PROC_STABLE | UTF8PROC_COMPOSE},
+    {"NFC", nfc_flags},
     {"NFD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE},
     {"NFKC", UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
     {"NFKD", UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT},
@@ -492,6 +537,7 @@ static am_status load_one(am_tokenizer *t, json_t *j)
         if (strcmp(type, unicode_forms[i].type) != 0) continue;
         AM_TRY(am_tok_add_norm(t, AM_NORM_UNICODE, &out));
         out->unicode_flags = unicode_forms[i].flags;
+        if (out->unicode_flags == nfc_flags) pthread_once(&nfc_once, make_nfc);
         return AM_OK;
     }
     for (size_t i = 0; i < sizeof norm_kinds / sizeof *norm_kinds; i++) {

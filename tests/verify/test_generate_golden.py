@@ -7,7 +7,7 @@ Prompts are beginnings of the longest document of the reference.  A prompt goes 
 every prompt a few tokens are generated after it, so that keys, values, indexed keys and states come from the cache: the
 tokens after the first are compared with a run of the longer prompt in one piece.  Where the two largest logits of the
 reference are closer than 1e-3 of the largest, either may be taken."""
-import json, os, struct, subprocess, sys
+import concurrent.futures, json, os, struct, subprocess, sys
 
 SOURCE = os.environ["AM_SOURCE_DIR"]
 PROGRAM = os.environ.get("AM_PROGRAM", os.path.join(os.environ["AM_BUILD_DIR"], "automodel"))
@@ -44,7 +44,7 @@ def generate(model, ids, chunk, new):
                            str(chunk), "--dtype", "float32", "--threads", "1", "--json"], capture_output=True, text=True,
                           env=ENVIRONMENT)
     if done.returncode:
-        sys.exit(f"{os.path.basename(model)}: {' '.join(done.stderr.split())[:500]}")
+        raise RuntimeError(f"{os.path.basename(model)}: {' '.join(done.stderr.split())[:500]}")
     return json.loads(done.stdout)["ids"]
 
 
@@ -78,8 +78,9 @@ def check(model):
             whole = generate(model, [*ids[:n], *got[:k]], 512, 1)
             assert whole[:1] == got[k:k + 1], f"{name}: token {k} after {n} is {got[k]} from the cache, {whole[0]} without"
     assert compared > 1, f"{name}: no position decides"
-    print(f"ok   {name:22s} {compared} prompts of up to {length} tokens", flush=True)
+    return f"ok   {name:22s} {compared} prompts of up to {length} tokens"
 
 
-for wanted in sys.argv[1:] or MODELS:
-    check(os.path.join(SOURCE, "tests/golden", wanted))
+with concurrent.futures.ThreadPoolExecutor(2) as pool:  # two at a time, printed in order
+    for line in pool.map(check, [os.path.join(SOURCE, "tests/golden", wanted) for wanted in sys.argv[1:] or MODELS]):
+        print(line, flush=True)
