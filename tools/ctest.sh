@@ -9,6 +9,7 @@ shift
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 rc=0
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that spin take the core from the test beside them
 ctest --test-dir "$build" -j "${CTEST_PARALLEL_LEVEL:-$((2 * $(nproc)))}" --output-on-failure --no-tests=error --test-output-size-passed 262144 --output-junit "$report" "$@" || rc=$?
 if [ -s "$report" ]; then python3 "$here/skips.py" "$report" || rc=1; fi
 exit $rc

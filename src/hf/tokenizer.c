@@ -593,6 +593,7 @@ am_status am_tokenizer_open(const char *path, am_tokenizer **out)
     if (t->state.inode == 0) AM_TRY(am_sha256_hex(text, n, t->sha256));
     AM_TRY(am_tok_load_roles(dir, &t->roles));
     AM_TRY(is_tokenizer_json(t->path, text, n) ? load_all(t, text, n) : load_other(t, dir, text, n));
+    AM_TRY(am_bpe_index_bytes(&t->bpe));
     *out = t;
     t = NULL;
 done:

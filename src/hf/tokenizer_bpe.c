@@ -171,12 +171,26 @@ static inline uint64_t pair_find(const am_bpe *b, uint32_t left, uint32_t right)
     }
 }
 
-/* ---- merging ---- */
-
 static void fetch_pair(const am_bpe *b, uint32_t left, uint32_t right)
 {
     __builtin_prefetch(&b->pair[am_pair_home(b, am_pair_key(left, right))]);
 }
+
+am_status am_bpe_index_bytes(am_bpe *b)
+{
+    am_status st = AM_OK;
+    if (!b->byte_mode || b->has_unk || b->prefix != NULL || b->suffix != NULL || b->pair == NULL) return AM_OK;
+    AM_TRY(am_calloc(256 * 256, sizeof *b->byte_pair, &b->byte_pair));
+    for (size_t left = 0; left < 256; left++) {
+        for (size_t right = 0; right < 256; right++) fetch_pair(b, b->byte_id[left], b->byte_id[right]);
+        for (size_t right = 0; right < 256; right++)
+            b->byte_pair[left << 8 | right] = pair_find(b, b->byte_id[left], b->byte_id[right]);
+    }
+done:
+    return st;
+}
+
+/* ---- merging ---- */
 
 /* A short piece: what may be merged stands at its place as rank * 64 + place, so that the least of all is the next to merge. */
 typedef struct scan_row {
@@ -192,35 +206,42 @@ static inline int32_t least(const int32_t *order, size_t n)
     return best;
 }
 
-static inline void look_up(const am_bpe *b, scan_row *r, size_t i, size_t k)
+static inline void set_pair(scan_row *r, size_t i, uint64_t v)
 {
-    uint64_t v = pair_find(b, r->id[i], r->id[k]);
     r->order[i] = v == UINT64_MAX ? NOTHING : (int32_t)(v >> 32 << PLACE_BITS | i);
     r->merged[i] = (uint32_t)v;
 }
 
-static void scan_begin(const am_bpe *b, const am_bpe_work *w, scan_row *r, size_t rows)
+static inline void look_up(const am_bpe *b, scan_row *r, size_t i, size_t k)
+{
+    set_pair(r, i, pair_find(b, r->id[i], r->id[k]));
+}
+
+/* `bytes` where every symbol is a byte's: more than half of all pairs asked for are those a piece begins with, and few pairs of
+ * bytes occur, so that their table stays in the first caches. */
+static void scan_begin(const am_bpe *b, const am_bpe_work *w, const unsigned char *bytes, scan_row *r, size_t rows)
 {
     const am_symbol *sym = w->sym;
     size_t n = w->n;
-    for (size_t i = 0; i + 1 < n; i++) fetch_pair(b, sym[i].id, sym[i + 1].id);
+    for (size_t i = 0; bytes == NULL && i + 1 < n; i++) fetch_pair(b, sym[i].id, sym[i + 1].id);
     for (size_t i = 0; i < n; i++) {
         r->id[i] = sym[i].id;
         r->end[i] = sym[i].end;
         r->next[i] = (uint8_t)(i + 1);
         r->prev[i + 1] = (uint8_t)i;
     }
-    for (size_t i = 0; i + 1 < n; i++) look_up(b, r, i, i + 1);
+    for (size_t i = 0; bytes == NULL && i + 1 < n; i++) look_up(b, r, i, i + 1);
+    for (size_t i = 0; bytes != NULL && i + 1 < n; i++) set_pair(r, i, b->byte_pair[(size_t)bytes[i] << 8 | bytes[i + 1]]);
     for (size_t i = n - 1; i < rows; i++) r->order[i] = NOTHING;
 }
 
-static void merge_by_scan(const am_bpe *b, am_bpe_work *w)
+static void merge_by_scan(const am_bpe *b, am_bpe_work *w, const unsigned char *bytes)
 {
     scan_row r;
     am_symbol *sym = w->sym;
     size_t n = w->n, rows = (n + 7) / 8 * 8; /* whole vectors */
     if (n < 2) return;
-    scan_begin(b, w, &r, rows);
+    scan_begin(b, w, bytes, &r, rows);
     for (int32_t best; (best = least(r.order, rows)) != NOTHING;) {
         size_t i = (size_t)best % SCAN_MAX, j = r.next[i], k = r.next[j];
         r.id[i] = r.merged[i];
@@ -322,7 +343,7 @@ am_status am_bpe_encode(const am_bpe *b, am_bpe_work *w, const char *s, size_t n
     if (id != AM_NO_ID) return am_bpe_push_symbol(w, id, 0, n);
     AM_TRY(make_symbols(b, w, s, n));
     if (w->n <= SCAN_MAX && b->max_rank < (NOTHING >> PLACE_BITS))
-        merge_by_scan(b, w);
+        merge_by_scan(b, w, b->byte_pair != NULL && w->n == n ? (const unsigned char *)s : NULL);
     else
         AM_TRY(merge_by_heap(b, w));
 done:

@@ -231,6 +231,7 @@ typedef struct am_bpe {
     int          pair_shift;
     uint32_t     max_rank;
     uint64_t     pair_seen[1 << (AM_SEEN_BITS - 6)]; /* by am_pair_seen_bit: most pairs that are asked for do not exist */
+    uint64_t    *byte_pair; /* byte mode: [256 left bytes][256 right] (rank << 32 | merged id) of two bytes' tokens; NULL: see am_bpe_index_bytes */
     uint64_t     crossing[1 << (AM_CROSSING_BITS - 6)]; /* pairs of characters that some merge joins, by am_crossing_bit */
     uint32_t     byte_id[256];     /* byte mode: the byte's token; char mode: ASCII characters' */
     uint32_t     fallback_id[256]; /* "<0xHH>" */
@@ -393,6 +394,8 @@ void      am_bpe_mark_all(am_bpe *b);
 am_status am_bpe_finish(am_bpe *b, const char *path) AM_WARN_UNUSED;
 am_status am_bpe_pairs_reserve(am_bpe *b, size_t n) AM_WARN_UNUSED;
 void      am_bpe_pair_put(am_bpe *b, uint64_t key, uint64_t val);
+/** Byte mode, after the last merge: byte_pair, where a symbol is a byte and nothing else (no unknown token, no dressed characters). */
+am_status am_bpe_index_bytes(am_bpe *b) AM_WARN_UNUSED;
 /** Byte mode: every token made of the alphabet is entered a second time, as raw bytes. */
 am_status am_bpe_index_pieces(am_bpe *b) AM_WARN_UNUSED;
 void      am_bpe_release(am_bpe *b);

@@ -70,9 +70,9 @@ static bool is_own_nfc(int32_t cp)
     const utf8proc_property_t *p = utf8proc_get_property(cp);
     if (p->decomp_seqindex == UINT16_MAX || p->decomp_type != 0) return true;
     char utf8[5] = {0};
-    size_t n = am_tok_utf8_put(cp, utf8);
+    (void)am_tok_utf8_put(cp, utf8);
     utf8proc_uint8_t *form = utf8proc_NFC((const utf8proc_uint8_t *)utf8);
-    bool same = form != NULL && memcmp(form, utf8, n + 1) == 0;
+    bool same = form != NULL && strcmp((const char *)form, utf8) == 0;
     free(form);
     return same;
 }

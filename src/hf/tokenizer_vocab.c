@@ -281,6 +281,7 @@ void am_bpe_release(am_bpe *b)
     map_release(&b->pieces);
     am_free(&b->pair);
     am_free(&b->bmp_id);
+    am_free(&b->byte_pair);
     am_free(&b->prefix);
     am_free(&b->suffix);
 }

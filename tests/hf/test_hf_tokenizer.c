@@ -92,6 +92,55 @@ static void test_hf_tokenizer__equals_the_library(void **state)
     json_decref(variants);
 }
 
+static void put_character(am_str *s, uint32_t cp)
+{
+    char utf8[4];
+    size_t n = cp < 0x80 ? 1 : cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
+    static const unsigned char lead[5] = {0, 0, 0xc0, 0xe0, 0xf0};
+    for (size_t i = n; i-- > 1; cp >>= 6) utf8[i] = (char)(0x80 | (cp & 0x3f));
+    utf8[0] = (char)(lead[n] | cp);
+    assert_ok(am_str_append(s, utf8, n));
+}
+
+/* Every character below U+20000, behind an x and before a mark, 64 a text: the SHA-256 of all texts' NFC is the library's
+ * (data/make_tokenizer_cases.py --nfc).  Ids of bytes decode to the text as it was normalized. */
+static void test_hf_tokenizer__nfc_of_every_character(void **state)
+{
+    static const uint32_t marks[6] = {0x301, 0x323, 0x338, 0x3099, 0x1161, 0x11a8};
+    am_tokenizer *t = NULL;
+    am_tok_scratch *s = NULL;
+    am_encoding e = {0};
+    am_str text = {0}, all = {0};
+    char hash[65];
+    json_t *nfc = json_pack("{s:{s:s}}", "normalizer", "type", "NFC");
+    assert_ok(open_variant("byte_bpe", nfc, &t));
+    assert_ok(am_tok_scratch_create(t, &s));
+    for (uint32_t first = 0x40; first < 0x20000; first += 64) {
+        if (first >= 0xd800 && first < 0xe000) continue;
+        text.len = 0;
+        for (uint32_t c = first; c < first + 64; c++) {
+            put_character(&text, 'x');
+            put_character(&text, c);
+            put_character(&text, '\n');
+            put_character(&text, c);
+            put_character(&text, marks[c % 6]);
+            put_character(&text, '\n');
+        }
+        assert_ok(am_tokenizer_encode(t, s, text.s, text.len, 0, &e));
+        text.len = 0;
+        assert_ok(am_tokenizer_decode(t, e.ids, e.n, false, &text));
+        assert_ok(am_str_append(&all, text.s, text.len));
+    }
+    assert_ok(am_sha256_hex(all.s, all.len, hash));
+    assert_string_equal(hash, "df218fecbc84d4630325f7aaa47321269573bbf2d78f5ca555e90da54d6ab482");
+    am_str_release(&text);
+    am_str_release(&all);
+    am_encoding_release(&e);
+    am_tok_scratch_free(&s);
+    am_tokenizer_free(&t);
+    json_decref(nfc);
+}
+
 static void test_hf_tokenizer__queries(void **state)
 {
     am_tokenizer *t = NULL;
@@ -304,6 +353,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hf_tokenizer__equals_the_library),
+        cmocka_unit_test(test_hf_tokenizer__nfc_of_every_character),
         cmocka_unit_test(test_hf_tokenizer__queries),
         cmocka_unit_test(test_hf_tokenizer__a_name_twice),
         cmocka_unit_test(test_hf_tokenizer__special_tokens_in_text),

@@ -2,13 +2,13 @@
 """Write byte_bpe/tokenizer.json, char_bpe/tokenizer.json (some 600 tokens each, trained here) and tokenizer_cases.json: what
 the Python library `tokenizers` makes of texts with these two and with variants of them (other normalizers, pre-tokenizers,
 added tokens …).  Needs: pip install tokenizers.  Offsets are converted from characters to bytes of UTF-8.
-With --real DIR (folders NAME/tokenizer.json) it writes real_tokenizer_cases.json instead."""
+With --real DIR (folders NAME/tokenizer.json) it writes real_tokenizer_cases.json instead; with --nfc it prints a hash."""
 import hashlib
 import json
 import os
 import sys
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CORPUS = ["The quick brown fox jumps over the lazy dog.", "What is the answer to the question, and who is asking?",
@@ -188,4 +188,17 @@ def main_real(folder):
     write("real_tokenizer_cases.json", cases)
 
 
+def nfc_of_all_characters():
+    """SHA-256 of the NFC of every character below U+20000, alone and before a mark, 64 characters a text."""
+    marks = [0x301, 0x323, 0x338, 0x3099, 0x1161, 0x11a8]
+    digest = hashlib.sha256()
+    for first in range(0x40, 0x20000, 64):
+        if not 0xd800 <= first < 0xe000:
+            text = "".join("x" + chr(c) + "\n" + chr(c) + chr(marks[c % 6]) + "\n" for c in range(first, first + 64))
+            digest.update(normalizers.NFC().normalize_str(text).encode())
+    return digest.hexdigest()
+
+
+if sys.argv[1:2] == ["--nfc"]:  # test_hf_tokenizer.c has it
+    sys.exit(print(nfc_of_all_characters()))
 main_real(sys.argv[2]) if sys.argv[1:2] == ["--real"] else main_small()
