@@ -160,11 +160,16 @@ done:
     return st;
 }
 
+static inline bool may_exist(const am_bpe *b, uint64_t key)
+{
+    size_t bit = am_pair_seen_bit(key);
+    return b->pair_seen[bit >> 6] >> (bit & 63) & 1;
+}
+
 static inline uint64_t pair_find(const am_bpe *b, uint32_t left, uint32_t right)
 {
     uint64_t key = am_pair_key(left, right);
-    size_t bit = am_pair_seen_bit(key);
-    if ((b->pair_seen[bit >> 6] >> (bit & 63) & 1) == 0) return UINT64_MAX;
+    if (!may_exist(b, key)) return UINT64_MAX;
     for (size_t h = am_pair_home(b, key);; h = (h + 1) & b->pair_mask) {
         if (b->pair[h].key == key) return b->pair[h].val;
         if (b->pair[h].key == 0) return UINT64_MAX;
@@ -182,7 +187,8 @@ am_status am_bpe_index_bytes(am_bpe *b)
     if (!b->byte_mode || b->has_unk || b->prefix != NULL || b->suffix != NULL || b->pair == NULL) return AM_OK;
     AM_TRY(am_calloc(256 * 256, sizeof *b->byte_pair, &b->byte_pair));
     for (size_t left = 0; left < 256; left++) {
-        for (size_t right = 0; right < 256; right++) fetch_pair(b, b->byte_id[left], b->byte_id[right]);
+        for (size_t right = 0; right < 256; right++)
+            if (may_exist(b, am_pair_key(b->byte_id[left], b->byte_id[right]))) fetch_pair(b, b->byte_id[left], b->byte_id[right]);
         for (size_t right = 0; right < 256; right++)
             b->byte_pair[left << 8 | right] = pair_find(b, b->byte_id[left], b->byte_id[right]);
     }

@@ -187,6 +187,7 @@ static bool is_normal_already(const am_view *v, size_t i, size_t end)
 static am_status normalize_unicode(const am_norm *norm, am_tok_scratch *s, am_view *v)
 {
     am_status st = AM_OK;
+    if (norm->unicode_flags == nfc_flags) pthread_once(&nfc_once, make_nfc); /* with the first text: some milliseconds */
     if (all_still(norm, v)) return AM_OK;
     am_tok_text *out = am_tok_scratch_other(s, v);
     size_t kept = 0; /* [kept, i) stays as it is */
@@ -537,7 +538,6 @@ static am_status load_one(am_tokenizer *t, json_t *j)
         if (strcmp(type, unicode_forms[i].type) != 0) continue;
         AM_TRY(am_tok_add_norm(t, AM_NORM_UNICODE, &out));
         out->unicode_flags = unicode_forms[i].flags;
-        if (out->unicode_flags == nfc_flags) pthread_once(&nfc_once, make_nfc);
         return AM_OK;
     }
     for (size_t i = 0; i < sizeof norm_kinds / sizeof *norm_kinds; i++) {
