@@ -117,20 +117,7 @@ static bool mapped_size(size_t bytes, size_t *out)
     return true;
 }
 
-/* Every compute thread touches its part first, so that its pages lie on its NUMA node; the kernel zeroes them.  One call for
- * all pages of a part where the kernel offers that (Linux 5.14), else one fault a page. */
-static void first_touch(const am_device *d, char *base, size_t bytes)
-{
-#pragma omp parallel num_threads(d->threads)
-    {
-        int64_t begin, end;
-        am_cpu_part((int64_t)bytes, SMALL_PAGE, omp_get_num_threads(), omp_get_thread_num(), &begin, &end);
-        if (begin < end && madvise(base + begin, (size_t)(end - begin), MADV_POPULATE_WRITE) != 0)
-            for (int64_t at = begin; at < end; at += SMALL_PAGE) *(volatile char *)(base + at) = 0;
-    }
-}
-
-am_status am_device_alloc(am_device *d, size_t bytes, const char *what, am_region *out)
+am_status am_device_reserve(am_device *d, size_t bytes, const char *what, am_region *out)
 {
     am_status st = AM_OK;
     size_t mapped;
@@ -140,7 +127,6 @@ am_status am_device_alloc(am_device *d, size_t bytes, const char *what, am_regio
     if (!error && d->huge_pages && bytes >= AM_DEVICE_LARGE) (void)madvise(r.device, mapped, MADV_HUGEPAGE);
     AM_CHECK(!error, AM_ERR_MEMORY, "device %s: no memory for %s: %zu bytes (%.2f GiB): %s", d->backend->name,
              what, bytes, (double)bytes / (1 << 30), strerror(error));
-    first_touch(d, r.device, bytes);
     d->bytes += bytes;
     *out = r;
 done:
@@ -164,6 +150,35 @@ static am_status check_range(const am_device *d, const am_region *r, size_t offs
     AM_CHECK(am_add_size(offset, bytes, &end) && end <= r->bytes, AM_ERR_INTERNAL,
              "device %s: %s of %zu bytes at offset %zu leaves a region of %zu bytes", d->backend->name, verb,
              bytes, offset, r->bytes);
+done:
+    return st;
+}
+
+/* Every compute thread touches its part first, so that its pages lie on its NUMA node; the kernel zeroes them.  One call for
+ * all pages of a part where the kernel offers that (Linux 5.14), else one fault a page. */
+am_status am_device_touch(const am_device *d, const am_region *r, size_t offset, size_t bytes)
+{
+    am_status st = AM_OK;
+    AM_TRY(check_range(d, r, offset, bytes, "touch"));
+    size_t first = offset - offset % SMALL_PAGE;
+#pragma omp parallel num_threads(d->threads)
+    {
+        int64_t begin, end;
+        am_cpu_part((int64_t)(offset + bytes - first), SMALL_PAGE, omp_get_num_threads(), omp_get_thread_num(),
+                    &begin, &end);
+        char *from = r->device + first + begin;
+        if (begin < end && madvise(from, (size_t)(end - begin), MADV_POPULATE_WRITE) != 0)
+            for (int64_t at = 0; at < end - begin; at += SMALL_PAGE) *(volatile char *)(from + at) += 0;
+    }
+done:
+    return st;
+}
+
+am_status am_device_alloc(am_device *d, size_t bytes, const char *what, am_region *out)
+{
+    am_status st = AM_OK;
+    AM_TRY(am_device_reserve(d, bytes, what, out));
+    AM_TRY(am_device_touch(d, out, 0, bytes));
 done:
     return st;
 }

@@ -27,7 +27,11 @@ int         am_device_threads(const am_device *d);
  * guest has at hand (bench/results: 3.6 to 5.6 s for 2.5 GB instead of 1.0 s, and no faster step). */
 void am_device_set_huge_pages(am_device *d, bool on);
 bool am_device_huge_pages_pay(void);
-/** Zeroed and touched by the compute threads (first touch).  @return AM_ERR_MEMORY naming `what` and the bytes. */
+/** Zeroes.  Their pages are taken by am_device_touch or by the first access. @return AM_ERR_MEMORY naming `what` and the bytes. */
+am_status am_device_reserve(am_device *d, size_t bytes, const char *what, am_region *out) AM_WARN_UNUSED;
+/** The compute threads take the pages of a part of a region (first touch); what stands there stays. */
+am_status am_device_touch(const am_device *d, const am_region *r, size_t offset, size_t bytes) AM_WARN_UNUSED;
+/** Both, for the whole region. */
 am_status am_device_alloc(am_device *d, size_t bytes, const char *what, am_region *out) AM_WARN_UNUSED;
 void      am_device_release(am_device *d, am_region *r);
 /* The only two ways for host code to reach device memory; `offset` within the region, checked. */

@@ -44,6 +44,7 @@ struct am_exec {
     uint64_t shuffles;
     uint64_t store_version; /* counts changes of the store */
     int step_owner;         /* program that wrote STEP last */
+    bool moments_touched;
     am_exec_times times;
     am_exec_probe_fn probe;
     void *probe_context;
@@ -171,6 +172,19 @@ done:
     return st;
 }
 
+/* Pages of m and v, where they are needed first. */
+static am_status touch_moments(am_exec *e)
+{
+    am_status st = AM_OK;
+    const am_store_layout *s = &e->bound[0].p->store;
+    if (e->moments_touched) goto done;
+    AM_TRY(am_device_touch(e->d, &e->shared[AM_REGION_STORE], (size_t)s->moments,
+                           (size_t)(s->bytes - s->moments)));
+    e->moments_touched = true;
+done:
+    return st;
+}
+
 static am_status alloc_regions(am_exec *e)
 {
     static const am_region_id shared[] = {AM_REGION_STORE, AM_REGION_SCALARS, AM_REGION_STEP, AM_REGION_FRAME,
@@ -183,7 +197,9 @@ static am_status alloc_regions(am_exec *e)
             most = am_max_i64(most, p->region_bytes[shared[i]] *
                                         (shared[i] == AM_REGION_FRAME ? p->num_frames : 1));
         }
-        AM_TRY(am_device_alloc(e->d, (size_t)most, am_region_name(shared[i]), &e->shared[shared[i]]));
+        AM_TRY(am_device_reserve(e->d, (size_t)most, am_region_name(shared[i]), &e->shared[shared[i]]));
+        if (shared[i] == AM_REGION_STORE) most = e->bound[0].p->store.moments;
+        AM_TRY(am_device_touch(e->d, &e->shared[shared[i]], 0, (size_t)most));
     }
     for (int k = 0; k < e->num_programs; k++) {
         const int64_t *bytes = e->bound[k].p->region_bytes;
@@ -323,6 +339,7 @@ am_status am_exec_write_slot(am_exec *e, int unit, int role, int64_t begin, int6
     am_status st = AM_OK;
     size_t offset = 0, bytes = 0;
     AM_TRY(slot_offset(e, unit, role, begin, count, &offset, &bytes));
+    if (role > 0) AM_TRY(touch_moments(e));
     (void)__atomic_fetch_add(&e->store_version, 1, __ATOMIC_RELAXED);
     AM_TRY(am_device_write(e->d, &e->shared[AM_REGION_STORE], offset, data, bytes));
 done:
@@ -477,6 +494,7 @@ static am_status run_entry(am_exec *e, int program, const am_schedule_entry *ent
                     .bs = &b->segment[entry->segment],
                     .entry = entry};
     for (int q = 0; q < AM_QUEUE_COUNT; q++) r.waited[q] = -1;
+    if (r.s->phase == AM_PHASE_POST) AM_TRY(touch_moments(e));
     if (e->options.poison) poison(&r);
     if (entry->feed) {
         b->frame_tokens[entry->frame] = b->p->tokens;

@@ -49,6 +49,7 @@ typedef struct am_store_layout {
     int      num_units;
     am_dtype dtype; /* of every slot */
     int64_t  bytes; /* of STORE on this rank */
+    int64_t  moments; /* byte offset of the first slot of AdamW's m and v: all stand behind all masters */
 } am_store_layout;
 
 /* ---- compiling -------------------------------------------------------------------------------------------------- */
@@ -188,7 +189,9 @@ typedef struct am_exec_options {
     bool     poison;       /* tests: ARENA and FRAME are filled with NaN before each segment that starts their life */
 } am_exec_options;
 
-/** Bind programs that share one store layout.  Allocates every region; nothing is allocated afterwards. */
+/** Bind programs that share one store layout.  Allocates every region; nothing is allocated afterwards.  Of STORE the weights are
+ * touched here; m and v, which the first forward and backward pass have no use for, before the first update or when a
+ * checkpoint's are written. */
 am_status am_exec_create(am_device *d, am_comm *c, am_program *const *programs, int num_programs, const am_exec_options *options,
                          am_exec **out) AM_WARN_UNUSED;
 void      am_exec_free(am_exec **e);

@@ -89,8 +89,12 @@ am_status am_pass_units(am_compile *c)
         u->elements = am_round_up(u->elements, AM_UNIT_ALIGN * ranks);
         u->shard_elements = u->elements / c->shards;
         u->shard_begin = u->shard_elements * c->shard_index;
-        c->m[i] = c->v[i] = -1;
         AM_TRY(slot_value(c, u, "master", &u->store_master, &c->master[i]));
+    }
+    c->store.moments = c->store.bytes;
+    for (size_t i = 0; i < nu; i++) {
+        am_unit *u = &c->store.unit[i];
+        c->m[i] = c->v[i] = -1;
         if (!u->trainable) continue;
         AM_TRY(slot_value(c, u, "m", &u->store_m, &c->m[i]));
         AM_TRY(slot_value(c, u, "v", &u->store_v, &c->v[i]));
