@@ -154,8 +154,8 @@ done:
     return st;
 }
 
-/* Every compute thread touches its part first, so that its pages lie on its NUMA node; the kernel zeroes them.  One call for
- * all pages of a part where the kernel offers that (Linux 5.14), else one fault a page. */
+/* Every compute thread touches its part first, so that its pages lie on its NUMA node; the kernel zeroes
+ * them.  One call for all pages of a part where the kernel offers that (Linux 5.14), else one fault a page. */
 am_status am_device_touch(const am_device *d, const am_region *r, size_t offset, size_t bytes)
 {
     am_status st = AM_OK;
