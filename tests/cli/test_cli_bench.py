@@ -114,8 +114,8 @@ def check_memory(folder):
     assert [a["at"] for a in after] == sorted(a["at"] for a in after)
     assert [a["memory"]["peak"] for a in after] == sorted(a["memory"]["peak"] for a in after)
     taken = {a["part"]: a["memory"]["anonymous"] for a in after}
-    # m and v, of master's size each, are touched by the first update; lower bounds alone, since a sanitizer's shadow is taken
-    # beside both, and but for the pages that m and v share with their neighbours
+    # m and v, of master's size each, are touched by the first update, but for the pages that they share with their neighbours;
+    # lower bounds alone, since a sanitizer's shadow is taken beside them
     assert taken["memory taken"] - taken["compiled"] >= m["plan"] - 2 * master
     assert taken["first step"] - taken["memory taken"] >= 2 * master - 2 * os.sysconf("SC_PAGE_SIZE")
     assert taken["first step"] - taken["compiled"] >= m["plan"]
