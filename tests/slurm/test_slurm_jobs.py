@@ -145,12 +145,13 @@ class Jobs(cluster.Case):
         self.assertRegex(job.output(), r"SIGTERM: saving a checkpoint after step \d+ and leaving")
 
     def test_slurm_jobs__the_time_limit_comes_near(self):
-        """#SBATCH --signal=B:USR1@300 as on the command line: Slurm looks at limits every 30 s."""
+        """#SBATCH --signal=B:USR1@300 as on the command line.  Slurm looks at limits every 30 s and signals up to 30 s early:
+        here 20 to 50 s after the start, when steps have been made, and 70 s or more before the end."""
         run_dir = self.fresh("limit")
         long = {"step_scheduler": {"max_steps": 400, "ckpt_every_steps": 400}, "checkpoint": {"save_consolidated": None}}
         job = self.sft(
             self.recipe(run_dir, **long),
-            options=("--ntasks-per-node=1", "--time=2", "--signal=B:USR1@100"),
+            options=("--ntasks-per-node=1", "--time=2", "--signal=B:USR1@70"),
             env={"AM_COMM_DELAY_MS": 50},
         )
         job.until(lambda: job.field("Restarts") == "1", "a requeue before the limit")
